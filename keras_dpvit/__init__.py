@@ -1,0 +1,43 @@
+"""keras_dpvit: vision transformers trained on private images with differential privacy.
+
+Names are loaded when they are first used, so that planning a run does not wait for TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+from keras_dpvit.version import __version__
+
+_HOME = {
+    "InputError": "errors",
+    "PrivacyPlan": "privacy.plan",
+    "PrivacyLedger": "privacy.ledger",
+    "MedianLayerClipping": "privacy.clipping",
+    "FlatClipping": "privacy.clipping",
+    "DynamicSensitivity": "privacy.sensitivity",
+    "FixedSensitivity": "privacy.sensitivity",
+    "DPViTBackbone": "models.backbone",
+    "DPViTClassifier": "models.classifier",
+    "FusedClassifier": "models.fused",
+    "AdaptiveWeightedFusion": "layers.fusion",
+    "DPKerasSGDOptimizer": "training.optimizers",
+    "DPKerasAdamOptimizer": "training.optimizers",
+    "make_private": "training.dp_model",
+}
+_ROOMS = (
+    "datasets", "export", "gradients", "layers", "models", "privacy", "training",
+)  # fmt: skip
+
+__all__ = ["__version__", *_HOME, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

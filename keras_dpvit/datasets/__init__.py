@@ -1,0 +1,6 @@
+"""Image data sets as plain arrays, read from disk or from an installed package."""
+
+from keras_dpvit.datasets.image_data import ImageData
+from keras_dpvit.datasets.loading import DATASETS, load
+
+__all__ = ["DATASETS", "ImageData", "load"]

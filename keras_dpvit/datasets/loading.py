@@ -1,0 +1,127 @@
+"""One function which loads any of the known data sets by name."""
+
+import os
+from pathlib import Path
+
+from keras_dpvit._validate import one_of, open_unit_interval
+from keras_dpvit.datasets import digits, idx, image_folder, tfds_source
+from keras_dpvit.datasets.image_data import ImageData, existing_folder
+from keras_dpvit.errors import InputError
+
+DATASETS = ("digits", "fashion_mnist", "mnist", "idx", "image_folder")
+
+# Where Debian's package dataset-fashion-mnist puts the four IDX files.
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+_FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_CLASSES = {
+    "fashion_mnist": _FASHION_CLASSES,
+    "mnist": tuple(str(digit) for digit in range(10)),
+}
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    test_fraction: float = 0.2,
+) -> ImageData:
+    """Loads a data set by its name.
+
+    `digits` comes with scikit-learn. `idx` reads the four IDX files in `data_dir`, and
+    `image_folder` one sub-folder of images for each class. `fashion_mnist` and `mnist` take the
+    first of: `data_dir` (four IDX files, or a data set prepared by tensorflow-datasets); one so
+    prepared in the folder which the environment variable `TFDS_DATA_DIR` names; for
+    `fashion_mnist`, the files of Debian's package dataset-fashion-mnist; a download by
+    tensorflow-datasets.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: the folder to read; `idx` and `image_folder` need one, `digits` takes none.
+        image_shape: (height, width, channels). `image_folder` resizes to it; every other data
+            set only checks that its images have it.
+        test_fraction: the share of files which `image_folder` keeps for the test part when the
+            folder has no parts of its own; the other data sets have theirs.
+
+    Returns:
+        The data: uint8 images of shape (rows, height, width, channels), int64 labels.
+
+    Raises:
+        InputError: if an argument is not allowed or the files it names are missing or damaged.
+    """
+    one_of(DATASETS, name=name)
+    open_unit_interval(test_fraction=test_fraction)
+    if image_shape is not None:
+        image_shape = image_folder.check_image_shape(image_shape)
+    if name == "image_folder":
+        return image_folder.load_image_folder(
+            _needed(name, data_dir), image_shape=image_shape, test_fraction=test_fraction
+        )
+    data = _load_fixed(name, data_dir)
+    if image_shape not in (None, data.image_shape):
+        raise InputError(
+            f"image_shape must be {data.image_shape} or left out for the data set {name!r}, whose "
+            f"images are not resized, got {image_shape}."
+        )
+    return data
+
+
+def _load_fixed(name: str, data_dir: str | os.PathLike[str] | None) -> ImageData:
+    """Loads a data set whose images come as they are."""
+    if name == "digits":
+        if data_dir is not None:
+            raise InputError("data_dir must be left out for the data set 'digits'.")
+        return digits.load_digits()
+    if name == "idx":
+        return idx.load_idx(_needed(name, data_dir))
+    if data_dir is not None:
+        return _load_mnist_from(name, data_dir)
+    return _load_mnist(name)
+
+
+def _needed(name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    if data_dir is None:
+        raise InputError(f"data_dir must name the folder to read for the data set {name!r}.")
+    return data_dir
+
+
+def _load_mnist_from(name: str, data_dir: str | os.PathLike[str]) -> ImageData:
+    """Loads an MNIST-like data set from a folder of the user's."""
+    folder = existing_folder(data_dir, f"the four IDX files {idx.EXPECTED_FILES}")
+    if idx.holds_idx(folder):
+        return idx.load_idx(folder, name=name, class_names=_CLASSES[name])
+    prepared = tfds_source.find_prepared(name, folder)
+    if prepared is not None:
+        return tfds_source.load_prepared(name, prepared, _CLASSES[name])
+    raise InputError(
+        f"data_dir must hold the four IDX files {idx.EXPECTED_FILES}, or {name} as prepared by "
+        f"tensorflow-datasets; {str(folder)!r} has neither."
+    )
+
+
+def _load_mnist(name: str) -> ImageData:
+    """Loads an MNIST-like data set from the first of its usual places."""
+    classes = _CLASSES[name]
+    tfds_dir = os.environ.get("TFDS_DATA_DIR") or None
+    if tfds_dir is not None:
+        prepared = tfds_source.find_prepared(name, tfds_dir)
+        if prepared is not None:
+            return tfds_source.load_prepared(name, prepared, classes)
+    advice = "give --data_dir with the four IDX files"
+    if name == "fashion_mnist":
+        if DEBIAN_FASHION_MNIST.is_dir():
+            return idx.load_idx(DEBIAN_FASHION_MNIST, name=name, class_names=classes)
+        advice += ", or install Debian's dataset-fashion-mnist"
+    return tfds_source.load_downloaded(name, tfds_dir, classes, advice)

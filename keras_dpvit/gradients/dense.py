@@ -1,0 +1,71 @@
+"""Per-example gradients of a Dense layer."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_dpvit.gradients.rules import (
+    GradientRule,
+    LayerCall,
+    float32,
+    register_rule,
+    weighted,
+)
+
+
+@register_rule(keras.layers.Dense)
+class DenseRule(GradientRule):
+    """`y = x W + b`: a record's gradient is `sum_t x_t g_t^T` over its tokens t, and `sum_t g_t`.
+
+    The squared norm of the first is the sum over token pairs of `(x_s . x_t)(g_s . g_t)`. It is
+    taken from these Gram matrices, or from the gradient written out, whichever is the less work;
+    several calls of a layer are more tokens of the same record.
+    """
+
+    tap = "activation"
+
+    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
+        inputs, gradients = _tokens(calls)
+        tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+        if tokens == 1:
+            norms = _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
+        elif width_in * width_out < 2 * tokens**2:
+            norms = tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
+        else:
+            gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
+                gradients, gradients, transpose_b=True
+            )
+            # Rounding can leave a vanishing norm just below zero.
+            norms = tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
+        if layer.use_bias:
+            norms += _row_norms(tf.reduce_sum(gradients, axis=1))
+        return norms
+
+    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+        inputs, gradients = _tokens(calls)
+        gradients = weighted(gradients, weights)
+        flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        flat_gradients = tf.reshape(gradients, (-1, gradients.shape[-1]))
+        sums = [tf.matmul(flat_inputs, flat_gradients, transpose_a=True)]
+        if layer.use_bias:
+            sums.append(tf.reduce_sum(flat_gradients, axis=0))
+        return sums
+
+
+def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
+    """Inputs `(records, tokens, in)` and output gradients `(records, tokens, out)`, float32."""
+    inputs, gradients = [], []
+    for call in calls:
+        tokens = 1
+        for side in call.inputs.shape[1:-1]:
+            tokens *= side
+        inputs.append(tf.reshape(float32(call.inputs), (-1, tokens, call.inputs.shape[-1])))
+        gradients.append(tf.reshape(float32(call.gradient), (-1, tokens, call.gradient.shape[-1])))
+    if len(calls) == 1:
+        return inputs[0], gradients[0]
+    return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
+
+
+def _row_norms(rows: Any) -> Any:
+    return tf.reduce_sum(rows**2, axis=-1)

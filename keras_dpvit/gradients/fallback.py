@@ -1,0 +1,53 @@
+"""Per-example gradients of any other layer: its own backward pass, vectorised over records."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, float32
+
+
+class VectorizedRule(InstantiatedRule):
+    """Calls the layer again on each record and takes the gradient, by `tf.vectorized_map`.
+
+    Right for every layer whose call is a function of its inputs and variables; a layer that
+    draws random numbers would draw others the second time and is refused by `units`.
+    """
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        records = tf.shape(call.gradient)[0]
+        leaves = tf.nest.flatten((call.args, call.kwargs))
+        batched = [i for i, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
+        variables = layer.trainable_variables
+
+        def one(rows: tuple[list[Any], Any]) -> list[Any]:
+            inputs, gradient = rows
+            mine = list(leaves)
+            for index, row in zip(batched, inputs, strict=True):
+                mine[index] = row[None]
+            args, kwargs = tf.nest.pack_sequence_as((call.args, call.kwargs), mine)
+            with tf.GradientTape() as tape:
+                output = layer.call(*args, **kwargs)
+            return tape.gradient(
+                output,
+                [v.value for v in variables],
+                output_gradients=gradient[None],
+                unconnected_gradients="zero",
+            )
+
+        rows = ([leaves[i] for i in batched], call.gradient)
+        gradients = tf.vectorized_map(one, rows)
+        return [
+            float32(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
+            for g, v in zip(gradients, variables, strict=True)
+        ]
+
+
+def draws_random_numbers(layer: Any) -> bool:
+    """Whether the layer or a layer inside it owns a seed generator."""
+    return any(
+        isinstance(value, keras.random.SeedGenerator)
+        for part in layer._flatten_layers()
+        for value in vars(part).values()
+    )

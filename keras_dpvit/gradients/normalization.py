@@ -1,0 +1,44 @@
+"""Per-example gradients of gains and biases."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, float32, register_rule
+from keras_dpvit.layers.normalization import GainAndBias
+
+
+def _gain_and_bias(normalized: Any, gradient: Any, use_gain: bool, use_bias: bool) -> list[Any]:
+    between = list(range(1, gradient.shape.rank - 1))
+    gradients = []
+    if use_gain:
+        gradients.append(tf.reduce_sum(gradient * normalized, axis=between))
+    if use_bias:
+        gradients.append(tf.reduce_sum(gradient, axis=between))
+    return gradients
+
+
+@register_rule(GainAndBias)
+class GainAndBiasRule(InstantiatedRule):
+    """`y = x * gain + bias`, so the gradients are `sum_t g_t x_t` and `sum_t g_t`."""
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        return _gain_and_bias(
+            float32(call.inputs), float32(call.gradient), True, layer.bias is not None
+        )
+
+
+@register_rule(keras.layers.LayerNormalization)
+class LayerNormalizationRule(InstantiatedRule):
+    """Keras' own layer, over its last axis: the normalised input is computed once more."""
+
+    def supports(self, layer: Any) -> bool:
+        only_last = layer.axis in (-1, [-1], (-1,))
+        return only_last and not getattr(layer, "rms_scaling", False)
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        inputs = float32(call.inputs)
+        mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
+        normalized = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        return _gain_and_bias(normalized, float32(call.gradient), layer.scale, layer.center)

@@ -1,0 +1,135 @@
+"""What a rule is, and where it is registered."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass
+class LayerCall:
+    """One call of a layer in the forward pass.
+
+    Attributes:
+        args, kwargs: what the layer's `call` was given.
+        output: the tensor whose gradient the rule wants, `(records, ...)`.
+        gradient: gradient of the summed loss in `output`, once it is known. Its row i belongs to
+            record i alone, for nothing in the model crosses examples.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+    gradient: Any = None
+
+    @property
+    def inputs(self) -> Any:
+        """The call's first argument."""
+        return self.args[0]
+
+
+class GradientRule(abc.ABC):
+    """How one layer type turns its calls into per-example gradients of its own variables.
+
+    A layer called several times in a forward pass has several calls; their gradients add up
+    before the norm is taken.
+    """
+
+    # Name of an attribute holding a function that `call` applies last, if `output` is wanted
+    # before it.
+    tap: str | None = None
+
+    def supports(self, layer: Any) -> bool:
+        """Whether the rule knows this layer's options; if not, the fallback serves it."""
+        del layer
+        return True
+
+    @abc.abstractmethod
+    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
+        """Squared L2 norms of each record's gradient in all of the layer's variables.
+
+        Returns:
+            float32 tensor `(records,)`.
+        """
+
+    @abc.abstractmethod
+    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+        """Sum over records of `weights[i] * gradient_i`, for each of the layer's variables.
+
+        Args:
+            layer: the layer.
+            calls: its calls.
+            weights: float32 tensor `(records,)`; rows of weight 0 are left out even where their
+                output gradient is not finite.
+
+        Returns:
+            float32 tensors in the order and shapes of `layer.trainable_variables`.
+        """
+
+
+class InstantiatedRule(GradientRule):
+    """A rule that writes every record's gradient out: for layers with few parameters."""
+
+    @abc.abstractmethod
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        """Float32 tensors `(records, *shape)`, one for each of `layer.trainable_variables`."""
+
+    def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        each = [self.per_example(layer, call) for call in calls]
+        return [tf.add_n(list(gradients)) for gradients in zip(*each, strict=True)]
+
+    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
+        gradients = self._summed(layer, calls)
+        return tf.add_n([tf.reduce_sum(g**2, axis=list(range(1, g.shape.rank))) for g in gradients])
+
+    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+        return [
+            tf.einsum("b,b...->...", weights, without_dropped(g, weights))
+            for g in self._summed(layer, calls)
+        ]
+
+
+def without_dropped(tensor: Any, weights: Any) -> Any:
+    """`tensor` with zeros in the rows of weight 0: there 0 times NaN must be 0."""
+    shape = (-1,) + (1,) * (tensor.shape.rank - 1)
+    return tf.where(tf.reshape(weights, shape) > 0, tensor, tf.zeros([], tensor.dtype))
+
+
+def weighted(gradient: Any, weights: Any) -> Any:
+    """`weights[i] * gradient[i]` in the gradient's dtype, 0 where the weight is 0."""
+    shape = (-1,) + (1,) * (gradient.shape.rank - 1)
+    factors = tf.cast(tf.reshape(weights, shape), gradient.dtype)
+    return tf.where(factors > 0, factors * gradient, tf.zeros([], gradient.dtype))
+
+
+def float32(tensor: Any) -> Any:
+    """The tensor in float32: norms and sums are never taken in half precision."""
+    return tf.cast(tensor, tf.float32)
+
+
+_RULES: dict[type, GradientRule] = {}
+
+
+def register_rule(layer_type: type) -> Callable[[type[GradientRule]], type[GradientRule]]:
+    """Class decorator: the rule for layers of `layer_type`."""
+
+    def decorate(rule: type[GradientRule]) -> type[GradientRule]:
+        _RULES[layer_type] = rule()
+        return rule
+
+    return decorate
+
+
+def rule_for(layer: Any) -> GradientRule | None:
+    """The rule of a layer, None if there is none.
+
+    A subclass is served by its base's rule only while it inherits `call`: what computes
+    otherwise has other gradients.
+    """
+    for layer_type, rule in _RULES.items():
+        inherits_call = isinstance(layer, layer_type) and type(layer).call is layer_type.call
+        if inherits_call and rule.supports(layer):
+            return rule
+    return None

@@ -1,0 +1,26 @@
+"""Keras layers of the DP-ViT. No privacy accounting lives here.
+
+Noise in attention and normalisation is a regulariser with a published name: activations are not
+what training releases, so it earns no epsilon (design section 3).
+"""
+
+from keras_dpvit.layers.attention import SelfAttention, ThresholdAttention
+from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
+from keras_dpvit.layers.fusion import AdaptiveWeightedFusion
+from keras_dpvit.layers.normalization import DPLayerNormalization, GainAndBias
+from keras_dpvit.layers.pooling import TokenMaxPooling
+from keras_dpvit.layers.position_gate import PositionGate
+from keras_dpvit.layers.transformer import TransformerBlock
+
+__all__ = [
+    "AdaptiveWeightedFusion",
+    "DPLayerNormalization",
+    "GainAndBias",
+    "PatchEmbedding",
+    "PositionGate",
+    "PositionTable",
+    "SelfAttention",
+    "ThresholdAttention",
+    "TokenMaxPooling",
+    "TransformerBlock",
+]

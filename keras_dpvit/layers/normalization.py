@@ -1,0 +1,110 @@
+"""Layer normalisation with noise on its statistics (eq 5)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dpvit import _validate
+
+
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class GainAndBias(keras.layers.Layer):
+    """`x * gain + bias` along the last axis: the learned half of a normalisation.
+
+    Args:
+        use_bias: bool.
+
+    Input and output shape:
+        `(batch, ..., width)`.
+    """
+
+    def __init__(self, use_bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.use_bias = use_bias
+
+    def build(self, input_shape: Any) -> None:
+        shape = (input_shape[-1],)
+        self.gain = self.add_weight(name="gain", shape=shape, initializer="ones")
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=shape, initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        outputs = inputs * self.gain
+        return outputs if self.bias is None else outputs + self.bias
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "use_bias": self.use_bias}
+
+
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class DPLayerNormalization(keras.layers.Layer):
+    """Normalises each token by its own noisy mean and standard deviation (eq 5).
+
+    `y = gain * (x - mean') / std' + bias` with `mean' = mean + t*N(0, 1)` and
+    `std' = |std + t*N(0, 1)| + epsilon`, statistics per token over its channels; no statistic
+    crosses examples. The noise is a regulariser and earns no epsilon: the statistics are not
+    released. The statistics are computed in float32.
+
+    Args:
+        noise_stddev: float, `t`; 0 is plain layer normalisation.
+        noise_at_inference: bool, noise outside training too.
+        epsilon: float, keeps a vanishing deviation from dividing.
+        use_bias: bool, whether a bias is learned.
+        seed: int or None.
+
+    Input and output shape:
+        `(batch, ..., width)`.
+    """
+
+    def __init__(
+        self,
+        noise_stddev: float = 0.0,
+        noise_at_inference: bool = False,
+        epsilon: float = 1e-6,
+        use_bias: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.noise_stddev = _validate.non_negative(noise_stddev=noise_stddev)
+        self.noise_at_inference = noise_at_inference
+        self.epsilon = _validate.positive(epsilon=epsilon)
+        self.use_bias = use_bias
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if noise_stddev > 0 else None
+        self.gain_and_bias = GainAndBias(use_bias, name="gain_and_bias", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        self.gain_and_bias.build(input_shape)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x = ops.cast(inputs, "float32")
+        mean = ops.mean(x, axis=-1, keepdims=True)
+        stddev = ops.sqrt(ops.var(x, axis=-1, keepdims=True) + self.epsilon**2)
+        if self.seed_generator is not None and (training or self.noise_at_inference):
+            shape = ops.shape(mean)
+            mean = mean + self._noise(shape)
+            stddev = ops.abs(stddev + self._noise(shape))
+        normalized = (x - mean) / (stddev + self.epsilon)
+        return self.gain_and_bias(ops.cast(normalized, self.compute_dtype))
+
+    def _noise(self, shape: Any) -> Any:
+        return keras.random.normal(shape, stddev=self.noise_stddev, seed=self.seed_generator)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "noise_stddev": self.noise_stddev,
+            "noise_at_inference": self.noise_at_inference,
+            "epsilon": self.epsilon,
+            "use_bias": self.use_bias,
+            "seed": self.seed,
+        }

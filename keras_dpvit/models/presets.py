@@ -1,0 +1,67 @@
+"""Named sizes of the DP-ViT, as constructor arguments of `DPViTBackbone`."""
+
+from typing import Any
+
+from keras_dpvit.errors import InputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dpvit_tiny_8": {
+        "description": "8x8 grey images (digits), patch 2: 16 tokens, then 8",
+        "arguments": {
+            "image_shape": (8, 8, 1),
+            "patch_size": 2,
+            "hidden_dim": 32,
+            "num_heads": 4,
+            "stage_depths": (1, 1),
+            "mlp_ratio": 2,
+        },
+    },
+    "dpvit_small_28": {
+        "description": "28x28 grey images (MNIST family), patch 4: 49 tokens, then 24",
+        "arguments": {
+            "image_shape": (28, 28, 1),
+            "patch_size": 4,
+            "hidden_dim": 64,
+            "num_heads": 4,
+            "stage_depths": (1, 1),
+            "mlp_ratio": 2,
+        },
+    },
+    "dpvit_small_32": {
+        "description": "32x32 colour images (CIFAR, image folders), patch 4: 64 tokens, then 32",
+        "arguments": {
+            "image_shape": (32, 32, 3),
+            "patch_size": 4,
+            "hidden_dim": 64,
+            "num_heads": 4,
+            "stage_depths": (1, 1),
+            "mlp_ratio": 2,
+        },
+    },
+}
+
+
+def preset_arguments(name: str) -> dict[str, Any]:
+    """A fresh copy of a preset's arguments.
+
+    Raises:
+        InputError: if there is no such preset; the message lists them.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(sorted(PRESETS))}, got {name!r}.")
+    return dict(PRESETS[name]["arguments"])
+
+
+def preset_for(image_shape: tuple[int, int, int]) -> str:
+    """The preset made for images of this shape.
+
+    Raises:
+        InputError: if there is none; the message lists the presets.
+    """
+    for name, preset in PRESETS.items():
+        if preset["arguments"]["image_shape"] == tuple(image_shape):
+            return name
+    sizes = "x".join(str(side) for side in image_shape)
+    raise InputError(
+        f"preset must be named for images of {sizes}: one of {', '.join(sorted(PRESETS))}."
+    )

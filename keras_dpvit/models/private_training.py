@@ -1,0 +1,99 @@
+"""How a model hands its training over to a private optimizer.
+
+A model's room knows no training code. What it knows is this protocol: an optimizer that has a
+`private_trainer(model)` method gives an object that does `fit` and `train_step`.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import keras
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy import statement
+from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose, ledger_from_dict
+
+_LEDGER_FILE = "privacy_ledger.json"
+
+
+class PrivatelyTrainable(keras.Model):
+    """A model that `fit` trains privately when it is compiled with a private optimizer.
+
+    Compiled with any other optimizer it is an ordinary Keras model. Its ledger of private
+    training travels in the `.keras` file.
+    """
+
+    _private_trainer: Any = None
+    _past_ledger: Ledger = PrivacyLedger()
+
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.compile`; a private optimizer takes the training over."""
+        self._past_ledger = self.privacy_ledger
+        self._private_trainer = None
+        make_trainer = getattr(optimizer, "private_trainer", None)
+        if make_trainer is None:
+            super().compile(optimizer, *args, **kwargs)
+            return
+        jit_compile = kwargs.pop("jit_compile", "auto")
+        # The step jits its inner part alone (static shapes), and unscales nothing.
+        kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
+        super().compile(optimizer, *args, **kwargs)
+        self._private_trainer = make_trainer(self, jit_compile)
+
+    def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """As `keras.Model.fit`; under a private optimizer each step draws its own Poisson sample.
+
+        Then `x` and `y` are arrays, the batch size is the plan's, and `physical_batch_size` (how
+        many examples go through memory at once) changes no result.
+        """
+        if self._private_trainer is None:
+            return super().fit(x, y, **kwargs)
+        return self._private_trainer.fit(super().fit, x, y, **kwargs)
+
+    def train_step(self, data: Any) -> Any:
+        if self._private_trainer is None:
+            return super().train_step(data)
+        return self._private_trainer.train_step(data)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.train_on_batch`; refused under a private optimizer."""
+        if self._private_trainer is not None:
+            raise InputError(
+                "train_on_batch cannot be private: the batch must be drawn by the plan's sampler; "
+                "call fit(x, y)."
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    @property
+    def privacy_ledger(self) -> Ledger:
+        """Everything private that this model's weights have cost so far."""
+        if self._private_trainer is None or not self._private_trainer.steps_done:
+            return self._past_ledger
+        now = PrivacyLedger((self._private_trainer.ledger_entry(),))
+        return compose([self._past_ledger, now], "shared")
+
+    def privacy_statement(self, delta: float | None = None) -> str:
+        """What may be said about this model's privacy.
+
+        Args:
+            delta: float in (0, 1); None takes the one of the last training's plan.
+        """
+        return statement.statement(self.privacy_ledger, self.privacy_delta(delta))
+
+    def privacy_delta(self, delta: float | None = None) -> float:
+        """`delta` if given, else the one the last private training was planned for."""
+        if delta is not None:
+            return delta
+        entries = self.privacy_ledger.all_entries()
+        return entries[-1].details["delta"] if entries else 1e-5
+
+    def save_assets(self, dir_path: str) -> None:
+        text = json.dumps(self.privacy_ledger.to_dict(), indent=1)
+        pathlib.Path(dir_path, _LEDGER_FILE).write_text(text)
+
+    def load_assets(self, dir_path: str) -> None:
+        text = pathlib.Path(dir_path, _LEDGER_FILE).read_text()
+        self._past_ledger = ledger_from_dict(json.loads(text))
+        if self._private_trainer is not None:
+            self._private_trainer.forget_steps()

@@ -1,0 +1,108 @@
+"""Epsilon from events, and noise from epsilon, by Google's dp_accounting.
+
+dp_accounting is the accountant of TensorFlow Privacy. Two of its accountants are used side by side:
+RDP (the one TF Privacy reports) and PLD (tighter, and pessimistic by construction).
+"""
+
+import importlib.metadata
+import math
+from typing import Any
+
+from keras_dpvit import _validate
+
+ACCOUNTANTS = ("rdp", "pld")
+ADJACENCY = "ADD_OR_REMOVE_ONE"
+
+
+def accountant_version() -> str:
+    """The name and version of the accounting library, for statements and cards."""
+    return f"dp_accounting {importlib.metadata.version('dp-accounting')}"
+
+
+def make_accountant(accountant: str) -> Any:
+    """A fresh dp_accounting accountant for add-or-remove-one adjacency."""
+    import dp_accounting
+
+    _validate.one_of(ACCOUNTANTS, accountant=accountant)
+    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    if accountant == "rdp":
+        return dp_accounting.rdp.RdpAccountant(neighboring_relation=relation)
+    return dp_accounting.pld.PLDAccountant(neighboring_relation=relation)
+
+
+def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float:
+    """Epsilon of a dp_accounting event at `delta`.
+
+    Args:
+        event: a `dp_accounting.DpEvent`.
+        delta: float in (0, 1).
+        accountant: "rdp" or "pld".
+
+    Returns:
+        Epsilon, `inf` where the event gives no guarantee.
+    """
+    _validate.open_unit_interval(delta=delta)
+    return float(make_accountant(accountant).compose(event).get_epsilon(delta))
+
+
+def subsampled_gaussian_event(
+    noise_multiplier: float, sampling_probability: float, steps: int
+) -> Any:
+    """The event of `steps` Gaussian releases, each over a Poisson sample.
+
+    A noise multiplier of 0 is a non-private event; 0 steps cost nothing.
+    """
+    import dp_accounting
+
+    if steps == 0:
+        return dp_accounting.NoOpDpEvent()
+    if noise_multiplier == 0:
+        return dp_accounting.NonPrivateDpEvent()
+    release = dp_accounting.GaussianDpEvent(noise_multiplier)
+    if sampling_probability < 1:
+        release = dp_accounting.PoissonSampledDpEvent(sampling_probability, release)
+    return dp_accounting.SelfComposedDpEvent(release, steps)
+
+
+def calibrate_noise_multiplier(
+    epsilon: float,
+    delta: float,
+    sampling_probability: float,
+    steps: int,
+    accountant: str = "rdp",
+) -> float:
+    """The smallest noise multiplier whose `steps` sampled Gaussian releases cost at most `epsilon`.
+
+    Args:
+        epsilon: float above 0.
+        delta: float in (0, 1).
+        sampling_probability: float in (0, 1].
+        steps: int above 0.
+        accountant: "rdp" or "pld", the one whose epsilon must not exceed the target.
+
+    Returns:
+        The noise multiplier, within 1e-4 of the smallest, never below it.
+
+    Raises:
+        InputError: if an argument is out of range.
+    """
+    import dp_accounting
+
+    _validate.positive(epsilon=epsilon)
+    _validate.open_unit_interval(delta=delta)
+
+    def event(noise_multiplier: float) -> Any:
+        return subsampled_gaussian_event(noise_multiplier, sampling_probability, steps)
+
+    noise_multiplier = dp_accounting.calibrate_dp_mechanism(
+        lambda: make_accountant(accountant),
+        event,
+        epsilon,
+        delta,
+        dp_accounting.LowerEndpointAndGuess(0.05, 1.0),
+        tol=1e-4,
+    )
+    # The search ends on the private side; a target never overshot is worth one more look.
+    while not epsilon_of_event(event(noise_multiplier), delta, accountant) <= epsilon:
+        noise_multiplier = math.nextafter(noise_multiplier * (1 + 1e-6), math.inf)
+    return float(noise_multiplier)

@@ -1,0 +1,63 @@
+"""Which records enter a step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy import randomness
+
+
+class PoissonSampler:
+    """Each record enters each step independently with the same probability.
+
+    Guarantee: exactly the sampling that `dp_accounting.PoissonSampledDpEvent` describes, up to
+    the generator (NumPy's Philox keyed afresh for every step from `key`; not a cryptographic
+    generator) and its 53-bit uniform numbers.
+
+    Args:
+        sampling_probability: float in (0, 1].
+        key: 32 bytes from `randomness.new_key`.
+    """
+
+    def __init__(self, sampling_probability: float, key: bytes) -> None:
+        if not 0 < sampling_probability <= 1:
+            raise InputError(
+                f"sampling_probability must lie in (0, 1], got {sampling_probability!r}."
+            )
+        self.sampling_probability = sampling_probability
+        self._key = key
+
+    def sample(self, num_records: int, step: int) -> np.ndarray:
+        """Sorted row numbers of the records that enter `step`; may be empty."""
+        generator = np.random.Generator(np.random.Philox(randomness.step_key(self._key, step)))
+        return np.flatnonzero(generator.random(num_records) < self.sampling_probability)
+
+    def steps_from(self, num_records: int, first_step: int) -> Iterator[np.ndarray]:
+        """Endless samples, from `first_step` on."""
+        step = first_step
+        while True:
+            yield self.sample(num_records, step)
+            step += 1
+
+
+def independent_parts(num_records: int, num_parts: int, seed: int | None = None) -> np.ndarray:
+    """A part number for each record, drawn for each record by itself.
+
+    Guarantee: a record's part depends on no other record (a cut by position would not do: one
+    record removed shifts all behind it), so models of different parts compose in parallel.
+
+    Args:
+        num_records: int above 0.
+        num_parts: int above 0.
+        seed: None for the operating system's entropy.
+
+    Returns:
+        int array of shape `(num_records,)` with values in `range(num_parts)`.
+    """
+    _validate.positive_int(num_records=num_records)
+    _validate.positive_int(num_parts=num_parts)
+    key = randomness.new_key(seed, "parts")
+    generator = np.random.Generator(np.random.Philox(randomness.step_key(key, 0)))
+    return generator.integers(num_parts, size=num_records)

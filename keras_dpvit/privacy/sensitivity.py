@@ -1,0 +1,222 @@
+"""The bound on what one record adds to the sum, and how it follows the gradients."""
+
+import abc
+import dataclasses
+import math
+from typing import Any
+
+from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy import tf_privacy
+
+# A record's clipped gradient is computed in float32, twice over different routes (its norm, its
+# share of the sum); the cap is met with this much to spare so that rounding cannot pass it.
+ROUNDING_MARGIN = 1e-5
+
+_LARGEST_NORM = 1e6
+
+
+def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]:
+    """Weights under which one record moves the sum by at most `cap` (design section 3, item 4).
+
+    Guarantee: with `g^l` the record's layer gradients, the L2 norm of the concatenation of
+    `weight^l * g^l` is at most `cap`, whatever the gradient. A record any of whose norms is NaN
+    or infinite gets weight 0.
+
+    Args:
+        layer_norms: float tensor `(records, layers)`.
+        factors: float tensor `(records, layers)` from a `LayerClipping`.
+        cap: scalar float tensor above 0, known before the records are looked at.
+
+    Returns:
+        The weights `(records, layers)`, and the norms `(records,)` of the layer-clipped
+        gradients before the cap, 0 for a record that was dropped.
+    """
+    import tensorflow as tf
+
+    norms = tf.norm(factors * layer_norms, axis=-1)
+    usable = tf.math.is_finite(norms) & tf.reduce_all(tf.math.is_finite(layer_norms), axis=-1)
+    norms = tf.where(usable, norms, 0.0)
+    scale = tf.minimum(1.0, tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms))
+    scale = tf.where(norms > 0.0, scale, 1.0)
+    weights = tf.where(usable[:, None], factors * scale[:, None], 0.0)
+    return weights, norms
+
+
+class Sensitivity(abc.ABC):
+    """Where the release cap comes from. Its state is one scalar, public after every step."""
+
+    name: str
+
+    @abc.abstractmethod
+    def initial_state(self) -> float:
+        """The state before the first step; a public constant."""
+
+    @abc.abstractmethod
+    def cap(self, state: Any) -> Any:
+        """The release cap: the L2 sensitivity of the step's sum."""
+
+    @abc.abstractmethod
+    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+        """Divides one noise multiplier between the gradient and the tracked count.
+
+        Args:
+            noise_multiplier: what a step's releases must amount to as one Gaussian.
+            batch_size: the expected number of records in a step.
+
+        Returns:
+            The gradient's noise multiplier and the standard deviation of the noise on the
+            count, 0 if no count is released.
+        """
+
+    @abc.abstractmethod
+    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
+        """The state for the next step.
+
+        Args:
+            state: scalar.
+            count_below: scalar, from `count_below` summed over the step's records.
+            noise: scalar, already of the standard deviation that `split` gave.
+            expected_records: the public expected number of records.
+        """
+
+    def count_below(self, state: Any, norms: Any, taking_part: Any) -> Any:
+        """The sum over records of +1/2 (norm at most `state`) or -1/2; 0 for padding."""
+        import tensorflow as tf
+
+        recentred = tf.cast(norms <= state, tf.float32) - 0.5
+        return tf.reduce_sum(tf.where(taking_part, recentred, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSensitivity(Sensitivity):
+    """A constant cap: classic DP-SGD (Abadi et al. 2016).
+
+    Args:
+        l2_norm_clip: float above 0.
+    """
+
+    l2_norm_clip: float = 1.0
+    name = "fixed"
+
+    def __post_init__(self) -> None:
+        _validate.positive(l2_norm_clip=self.l2_norm_clip)
+
+    def initial_state(self) -> float:
+        return self.l2_norm_clip
+
+    def cap(self, state: Any) -> Any:
+        return state
+
+    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+        del batch_size
+        return noise_multiplier, 0.0
+
+    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
+        del count_below, noise, expected_records
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicSensitivity(Sensitivity):
+    """A cap that follows the gradients' norms through a noised count (eq 12-13, certified).
+
+    The cap is the tracked norm combined with a floor (eq 12). The tracked norm moves
+    geometrically towards a quantile of the layer-clipped norms, from the number of records at or
+    below it, recentred to +-1/2 and noised (TF Privacy's quantile estimator, Andrew et al. 2021).
+
+    Guarantee: the cap of a step is a function of public constants and of earlier noisy counts
+    only. A record moves the count by 1/2, so a step that releases the sum with multiplier `z_g`
+    and the count with standard deviation `s` is one Gaussian event of multiplier `z`,
+    `1/z^2 = 1/z_g^2 + 1/(2 s)^2`.
+
+    Args:
+        floor: float above 0, eq 12's minimal boundary.
+        initial: float above 0, the tracked norm before the first step; must not be chosen by
+            looking at the private data.
+        target_quantile: float in (0, 1).
+        learning_rate: float above 0; a step moves the norm by at most a factor `exp` of it.
+        combine: "sum" (tracked + floor, eq 12) or "max".
+        count_noise_stddev: float above 0; None takes a twentieth of the batch.
+    """
+
+    floor: float = 1e-3
+    initial: float = 1.0
+    target_quantile: float = 0.5
+    learning_rate: float = 0.2
+    combine: str = "sum"
+    count_noise_stddev: float | None = None
+    name = "dynamic"
+
+    def __post_init__(self) -> None:
+        _validate.positive(floor=self.floor)
+        _validate.positive(initial=self.initial)
+        _validate.open_unit_interval(target_quantile=self.target_quantile)
+        _validate.positive(learning_rate=self.learning_rate)
+        _validate.one_of(("sum", "max"), combine=self.combine)
+        if self.count_noise_stddev is not None:
+            _validate.positive(count_noise_stddev=self.count_noise_stddev)
+
+    def initial_state(self) -> float:
+        return self.initial
+
+    def cap(self, state: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.maximum(state, self.floor) if self.combine == "max" else state + self.floor
+
+    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+        if noise_multiplier == 0:
+            return 0.0, 0.0
+        stddev = self.count_noise_stddev
+        if stddev is None:
+            stddev = batch_size / 20
+        if 2 * stddev <= noise_multiplier:
+            raise InputError(
+                f"count_noise_stddev={stddev:g} is too small for noise multiplier "
+                f"{noise_multiplier:g}: it must exceed half of it; take a larger batch, a larger "
+                "count_noise_stddev, or FixedSensitivity."
+            )
+        return (noise_multiplier**-2 - (2 * stddev) ** -2) ** -0.5, stddev
+
+    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
+        import tensorflow as tf
+
+        query = tf_privacy.geometric_quantile_estimator(
+            self.initial, self.target_quantile, self.learning_rate, expected_records
+        )
+        global_state = query.initial_global_state()._replace(current_estimate=state)
+        estimate, _, _ = query.get_noised_result(count_below + noise, global_state)
+        # Post-processing: a geometric walk that reached 0 or infinity would never come back.
+        return tf.clip_by_value(estimate, self.floor, max(_LARGEST_NORM, self.initial))
+
+
+def effective_noise_multiplier(gradient_multiplier: float, count_stddev: float) -> float:
+    """The single multiplier of a step's releases: the inverse of `Sensitivity.split`."""
+    if gradient_multiplier == 0:
+        return 0.0
+    if count_stddev == 0:
+        return gradient_multiplier
+    return 1 / math.sqrt(gradient_multiplier**-2 + (2 * count_stddev) ** -2)
+
+
+_BY_NAME: dict[str, type[Any]] = {cls.name: cls for cls in (FixedSensitivity, DynamicSensitivity)}
+
+
+def sensitivity_to_dict(sensitivity: Any) -> dict[str, Any]:
+    """JSON-able form."""
+    return {"name": sensitivity.name, **dataclasses.asdict(sensitivity)}
+
+
+def sensitivity_from_dict(data: dict[str, Any]) -> Sensitivity:
+    """The inverse of `sensitivity_to_dict`.
+
+    Raises:
+        InputError: on an unknown name.
+    """
+    arguments = dict(data)
+    name = arguments.pop("name", None)
+    if name not in _BY_NAME:
+        raise InputError(f"sensitivity must be one of {', '.join(_BY_NAME)}, got {name!r}.")
+    sensitivity: Sensitivity = _BY_NAME[name](**arguments)
+    return sensitivity

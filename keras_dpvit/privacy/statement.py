@@ -1,0 +1,105 @@
+"""What may be said about a trained model, generated from its ledger."""
+
+import math
+import textwrap
+from typing import Any
+
+from keras_dpvit.privacy import accounting
+from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, ParallelLedger
+
+# True of every training here, whatever the run did.
+STANDING_LIMITS = (
+    "Held-out images used for validation or testing, and every figure computed from them.",
+    "Hyper-parameters chosen by looking at results on these records.",
+    "Attacks on the rounding of floating-point noise; the generators (Philox) are not "
+    "cryptographic.",
+    "Several records about one person: the guarantee is for one record.",
+)
+
+
+def statement(ledger: Ledger, delta: float) -> str:
+    """The privacy statement of a ledger, as text of 80 columns."""
+    entries = ledger.all_entries()
+    if not entries:
+        return "No private training is on record: nothing is claimed about this model."
+    parts = [_heading(ledger, delta)]
+    parts += [_training(i, entry, len(entries)) for i, entry in enumerate(entries, 1)]
+    parts.append("What is protected: the final model, every intermediate model, and all that is "
+                 "computed from them without looking at the records again.")
+    limits = "".join(_bullet(line) for line in uncovered(ledger))
+    return "\n\n".join(textwrap.fill(p, 80) if "\n" not in p else p for p in parts) + (
+        f"\n\nNot covered by epsilon:{limits}\n"
+    )
+
+
+def uncovered(ledger: Ledger) -> list[str]:
+    """What epsilon does not count: what the runs did first, then what is never counted."""
+    lines = [line for entry in ledger.all_entries() for line in entry.not_covered]
+    return list(dict.fromkeys([*lines, *STANDING_LIMITS]))
+
+
+def epsilons(ledger: Ledger, delta: float) -> dict[str, float]:
+    """Epsilon at `delta` by each accountant."""
+    return {name: ledger.epsilon(delta, name) for name in accounting.ACCOUNTANTS}
+
+
+def format_epsilon(epsilon: float) -> str:
+    """Epsilon rounded up in the third decimal: a printed bound must still be a bound."""
+    return "infinite" if math.isinf(epsilon) else f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
+
+
+def _heading(ledger: Ledger, delta: float) -> str:
+    values = epsilons(ledger, delta)
+    rows = "".join(
+        f"\n    epsilon by {name.upper()}: {format_epsilon(values[name])}" for name in values
+    )
+    lines = (
+        f"Example-level differential privacy, {accounting.ADJACENCY} adjacency, delta {delta:g}, "
+        f"by {accounting.accountant_version()}:"
+    )
+    head = textwrap.fill(lines, 80) + rows
+    if isinstance(ledger, ParallelLedger):
+        head += "\n" + textwrap.fill(
+            "The models were trained on disjoint parts of the records, each record assigned by "
+            "itself, so the larger of their epsilons counts.", 80)
+    elif len(ledger.entries) > 1:
+        head += "\n" + textwrap.fill(
+            f"This is the composition of {len(ledger.entries)} trainings on the same records.", 80)
+    return head
+
+
+def _training(number: int, entry: LedgerEntry, total: int) -> str:
+    d = entry.details
+    which = f"Training {number} of {total}: " if total > 1 else ""
+    text = (
+        f"{which}DP-SGD, {entry.steps} steps, each record in each step with probability "
+        f"{entry.sampling_probability:.6g} independently (Poisson sampling by this package), "
+        f"noise multiplier {entry.noise_multiplier:.6g} for all that a step releases."
+    )
+    if d:
+        text += (
+            f" Layer clipping: {d['clipping']['name']}. Sensitivity: {d['sensitivity']['name']}; "
+            f"gradient noise multiplier {d['gradient_noise_multiplier']:.6g}"
+        )
+        if d["count_noise_stddev"]:
+            text += f", noise of {d['count_noise_stddev']:.6g} on the count that moves it"
+        text += f". Planned for {d['num_examples']} records in batches of {d['batch_size']}."
+        if d["seed_fixed"]:
+            text += " The noise came from a fixed seed: privacy rests on its secrecy."
+    return text
+
+
+def _bullet(line: str) -> str:
+    return "\n" + textwrap.fill(line, 80, initial_indent="  * ", subsequent_indent="    ")
+
+
+def to_dict(ledger: Ledger, delta: float) -> dict[str, Any]:
+    """The statement as JSON-able data."""
+    return {
+        "epsilon": epsilons(ledger, delta),
+        "delta": delta,
+        "adjacency": accounting.ADJACENCY,
+        "accountant": accounting.accountant_version(),
+        "ledger": ledger.to_dict(),
+        "not_covered": uncovered(ledger),
+    }

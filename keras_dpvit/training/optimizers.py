@@ -1,0 +1,85 @@
+"""Keras optimizers that never train without a plan, and never on plain gradients."""
+
+from typing import Any
+
+import keras
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy.plan import PrivacyPlan
+
+
+class PrivateGradients(list):
+    """Gradients that the plan's mechanism has clipped, summed and noised.
+
+    Only `training.trainer` makes them; the optimizers below take nothing else.
+    """
+
+
+class _PrivateOptimizer:
+    """What the private optimizers share: the plan, and the refusal of plain gradients."""
+
+    plan: PrivacyPlan
+
+    def _init_private(self, plan: PrivacyPlan) -> None:
+        if isinstance(plan, dict):  # from a saved config
+            plan = PrivacyPlan.from_config(plan)
+        if not isinstance(plan, PrivacyPlan):
+            raise InputError(f"plan must be a PrivacyPlan, got {plan!r}.")
+        self.plan = plan
+
+    def private_trainer(self, model: Any, jit_compile: Any) -> Any:
+        """Called by a model's `compile`: the object that trains it under the plan."""
+        from keras_dpvit.training.trainer import PrivateTrainer
+
+        return PrivateTrainer(model, self, self.plan, jit_compile)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies private gradients.
+
+        Raises:
+            InputError: on any other gradients: nothing falls back to training without privacy.
+        """
+        if not isinstance(grads, PrivateGradients):
+            raise InputError(
+                f"{type(self).__name__} was handed plain gradients: only a model that gives "
+                "per-example gradients can be trained with it. Use DPViTClassifier, or wrap the "
+                "model with keras_dpvit.make_private(model)."
+            )
+        return super().apply(list(grads), trainable_variables)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "plan": self.plan.get_config()}  # type: ignore[misc]
+
+
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
+    """SGD under a `PrivacyPlan`.
+
+    Guarantee: the plan's. What an optimizer does with noised gradients is post-processing.
+
+    Args:
+        plan: a `PrivacyPlan`.
+        learning_rate: float or schedule.
+        **kwargs: as in `keras.optimizers.SGD`.
+    """
+
+    def __init__(self, plan: PrivacyPlan, learning_rate: Any = 0.1, **kwargs: Any) -> None:
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self._init_private(plan)
+
+
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
+    """Adam under a `PrivacyPlan`.
+
+    Guarantee: the plan's. What an optimizer does with noised gradients is post-processing.
+
+    Args:
+        plan: a `PrivacyPlan`.
+        learning_rate: float or schedule.
+        **kwargs: as in `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self._init_private(plan)

@@ -1,0 +1,40 @@
+"""Package metadata; tools are configured in pyproject.toml."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "keras_dpvit" / "version.py").read_text("utf-8")
+).group(1)
+
+EDGE = ["ai-edge-litert>=2.1"]
+TEST = [*EDGE, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "ruff>=0.5"]
+
+setuptools.setup(
+    name="keras_dpvit",
+    version=VERSION,
+    description="Vision transformers trained on private images with differential privacy, in Keras 3",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    # TensorFlow Privacy 0.9 needs Python < 3.12, the other pins need >= 3.11.
+    python_requires=">=3.11,<3.12",
+    packages=setuptools.find_packages(include=["keras_dpvit", "keras_dpvit.*", "trainers"]),
+    install_requires=[
+        "absl-py>=1.0",
+        "dp-accounting==0.4.3",  # TensorFlow Privacy's own pin
+        "importlib-resources>=5.0",  # tensorflow-datasets 4.9.10 imports it and declares it not
+        "keras>=3.15,<4",
+        "numpy>=1.26,<2",  # TensorFlow Privacy's ~=1.21
+        "pillow>=10.0",
+        "scikit-learn>=1.4",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-datasets>=4.9.10",
+        "tensorflow-privacy==0.9.0",
+        "tqdm>=4.60",
+    ],
+    extras_require={"edge": EDGE, "test": TEST},
+)

@@ -1,0 +1,78 @@
+"""What the programs share: flags, one-line errors with exit status 2, quiet start of TensorFlow."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from absl import app, flags
+
+from keras_dpvit.errors import InputError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses flags and runs `main`.
+
+    Bad flags and `InputError` end in one line on stderr and exit status 2. `--help` prints the
+    program's text and its flags and exits with 0.
+    """
+
+    def start(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            _fail(f"unknown argument {arguments[1]!r}: flags are given as --name=value.")
+        try:
+            main()
+        except InputError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    app.run(start, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
+        program = sys.modules["__main__"]
+        print((program.__doc__ or "").strip(), "\n\nFlags:")
+        print(flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        return list(flags.FLAGS(arguments))
+    except flags.Error as error:
+        _fail(str(error))
+        raise AssertionError("unreachable") from error
+
+
+def _fail(message: str) -> None:
+    one_line = " ".join(message.split())
+    print(f"error: {one_line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and Keras without their start-up messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet_stderr():
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Holds back what native code writes to stderr; shows it if the block fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            held.seek(0)
+            os.write(before, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)

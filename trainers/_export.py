@@ -1,0 +1,114 @@
+"""Exporting a trained model, loading the exports again, and the table that compares them."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from keras_dpvit import export
+from keras_dpvit.datasets import ImageData
+from keras_dpvit.export.files import new_directory, next_version
+from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
+from keras_dpvit.export.saved_model import write_saved_model
+from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.tflite import convert
+from keras_dpvit.models.fused import FusedClassifier
+from keras_dpvit.privacy import statement
+from trainers import _cli, _flags
+
+TFLITE_NAME = "model.tflite"
+KERAS_NAME = "model.keras"
+RUN_NAME = "run.json"
+
+
+@dataclasses.dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        model: the fused model, or the only member.
+        directory: the version directory.
+        accuracies: name to accuracy on the held-out images.
+        epsilons: accountant to epsilon.
+    """
+
+    model: Any
+    directory: pathlib.Path
+    accuracies: dict[str, float]
+    epsilons: dict[str, float]
+
+    def table(self) -> str:
+        """Accuracies, epsilon and where the files are."""
+        rows = [(f"accuracy, {name}", f"{value:.4f}") for name, value in self.accuracies.items()]
+        delta = self.model.privacy_delta()
+        rows += [
+            (f"epsilon at delta {delta:g}, {name.upper()}", statement.format_epsilon(value))
+            for name, value in self.epsilons.items()
+        ]
+        rows += [
+            ("SavedModel", str(self.directory)),
+            ("TFLite", str(self.directory / TFLITE_NAME)),
+            ("privacy card", str(self.directory / export.card.CARD_NAME)),
+            ("Keras model", str(self.directory / KERAS_NAME)),
+        ]
+        width = max(len(name) for name, _ in rows)
+        line = "-" * (width + 2 + max(len(value) for _, value in rows))
+        return "\n".join([line, *(f"{name:{width}}  {value}" for name, value in rows), line])
+
+
+def export_and_score(
+    members: list[Any],
+    data: ImageData,
+    histories: list[dict[str, list[float]]],
+    output_dir: pathlib.Path,
+    options: flags.FlagValues,
+) -> Result:
+    """Writes one version directory, loads its files again and scores everything."""
+    model = members[0]
+    if len(members) > 1:
+        model = FusedClassifier(members, members_data=options.members_data)
+    names = [f"member {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i % 26]}" for i in range(len(members))]
+    accuracies = {
+        name: accuracy(np.argmax(member.predict(data.x_test, batch_size=500, verbose=0), axis=1), data)
+        for name, member in zip(names, members, strict=True)
+    }
+    if len(members) > 1:
+        fused = model.predict(data.x_test, batch_size=500, verbose=0)["probabilities"]
+        accuracies["fused"] = accuracy(np.argmax(fused, axis=1), data)
+    directory = output_dir / str(next_version(output_dir))
+    print(f"\nExporting to {directory}", flush=True)
+    with new_directory(directory) as work, _cli.quiet_stderr():
+        _write(model, data, work)
+        saved = SavedModelRunner(work).predict(data.x_test)["class_id"]
+        accuracies["SavedModel"] = accuracy(saved, data)
+        light = TFLiteRunner(work / TFLITE_NAME).predict(data.x_test)["class_id"]
+        accuracies["TFLite"] = accuracy(light, data)
+        run = {
+            "flags": {f.name: f.value for f in options.get_flags_for_module("__main__")},
+            "accuracy_on_held_out_images": accuracies,
+            "histories": histories,
+        }
+        (work / RUN_NAME).write_text(json.dumps(run, indent=2, default=str) + "\n")
+    epsilons = statement.epsilons(model.privacy_ledger, model.privacy_delta())
+    return Result(model, directory, accuracies, epsilons)
+
+
+def _write(model: Any, data: ImageData, work: pathlib.Path) -> None:
+    served = ServedModel(model, data.class_names)
+    write_saved_model(served, served.predict_function(batch_size=None), str(work))
+    (work / TFLITE_NAME).write_bytes(convert(ServedModel(model)))
+    model.save(work / KERAS_NAME)
+    card = export.privacy_card(model, dataset=_flags.dataset_summary(data))
+    export.write_privacy_card(card, work)
+
+
+def accuracy(class_ids: np.ndarray, data: ImageData) -> float:
+    """The share of held-out images whose class is right."""
+    return float(np.mean(class_ids == data.y_test))
+
+
+tf.get_logger().setLevel("ERROR")

@@ -1,0 +1,78 @@
+"""Flags that several programs have, and what they stand for."""
+
+from typing import Any
+
+from absl import flags
+
+from keras_dpvit import datasets
+from keras_dpvit.datasets import ImageData
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy.accounting import ACCOUNTANTS
+
+FLAGS = flags.FLAGS
+
+
+def define_privacy_flags() -> None:
+    """--epsilon --delta --batch_size --epochs --accountant."""
+    flags.DEFINE_float("epsilon", 3.0, "The whole privacy budget; above 0.")
+    flags.DEFINE_float("delta", 1e-5, "Between 0 and 1; well below 1 over the number of examples.")
+    flags.DEFINE_integer("batch_size", None, "Expected examples in a step (Poisson sampling).")
+    flags.DEFINE_float("epochs", 10.0, "Expected passes over the data.")
+    flags.DEFINE_enum(
+        "accountant", "rdp", ACCOUNTANTS, "Whose epsilon is kept within the budget; pld is tighter."
+    )
+
+
+def define_dataset_flags() -> None:
+    """--dataset --data_dir --image_size."""
+    flags.DEFINE_enum("dataset", "digits", datasets.DATASETS, "Which images.")
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of the data: IDX files, or class sub-folders of PNG/JPEG files."
+    )
+    flags.DEFINE_list(
+        "image_size",
+        None,
+        "height,width,channels to which --dataset=image_folder is resized (default: the size of "
+        "the preset or export).",
+    )
+
+
+def load_dataset(image_shape: tuple[int, ...] | None = None) -> ImageData:
+    """The data set that the flags name.
+
+    Args:
+        image_shape: what an image folder is resized to where --image_size does not say.
+    """
+    if FLAGS.image_size is not None:
+        image_shape = parse_image_size(FLAGS.image_size)
+    if FLAGS.dataset != "image_folder" and FLAGS.image_size is None:
+        image_shape = None
+    return datasets.load(FLAGS.dataset, FLAGS.data_dir, image_shape=image_shape)
+
+
+def parse_image_size(values: list[str]) -> tuple[int, int, int]:
+    """(height, width, channels) from the flag's parts.
+
+    Raises:
+        InputError: if they are not three whole numbers above 0.
+    """
+    try:
+        height, width, channels = (int(value) for value in values)
+    except ValueError:
+        height = width = channels = 0
+    if min(height, width, channels) <= 0:
+        raise InputError(
+            f"image_size must be height,width,channels, got {','.join(values)!r}."
+        )
+    return height, width, channels
+
+
+def dataset_summary(data: ImageData) -> dict[str, Any]:
+    """Name and sizes for the privacy card."""
+    return {
+        "name": data.name,
+        "num_training_examples": len(data.x_train),
+        "num_test_examples": len(data.x_test),
+        "image_shape": list(data.image_shape),
+        "class_names": list(data.class_names),
+    }

@@ -1,0 +1,90 @@
+"""Trains DP-ViT members within one privacy budget, fuses them, exports and checks the exports.
+
+Every member is trained by plain `model.fit` with Poisson sampling. The fused model is written as a
+SavedModel and a TFLite file with a privacy card into OUTPUT_DIR/1 (or the next free version), both
+are loaded again and scored on the held-out images.
+
+Examples:
+  python -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=40
+  python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \\
+      --output_dir=savedmodels/fmnist
+  python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.models.presets import preset_arguments, preset_for
+from keras_dpvit.privacy.plan import PrivacyPlan
+from keras_dpvit.privacy.sampling import independent_parts
+from trainers import _cli, _flags
+
+FLAGS = flags.FLAGS
+_flags.define_privacy_flags()
+_flags.define_dataset_flags()
+flags.DEFINE_string("preset", None, "Size of the model (default: the one for the images' size).")
+flags.DEFINE_integer("members", 2, "Models to train and fuse; 1 trains and exports one.")
+flags.DEFINE_enum(
+    "members_data",
+    "shared",
+    ["shared", "disjoint"],
+    "shared: every member sees all records and their costs compose within the budget. disjoint: "
+    "each record goes to one member, drawn for itself, and each member has the whole budget.",
+)
+flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "Which private optimizer.")
+flags.DEFINE_float("learning_rate", None, "Learning rate (default: 5e-3 for adam, 0.5 for sgd).")
+flags.DEFINE_enum("clipping", "median_layer", ["median_layer", "flat"], "Clipping by layer.")
+flags.DEFINE_float("l2_norm_clip", None, "A fixed sensitivity instead of the dynamic one.")
+flags.DEFINE_float("attention_noise_stddev", 0.0, "Noise after the softmax while training.")
+flags.DEFINE_float("norm_noise_stddev", 0.0, "Noise on normalisation statistics while training.")
+flags.DEFINE_integer("physical_batch_size", None, "Examples in memory at once; changes no result.")
+flags.DEFINE_string("output_dir", None, "Where versions are written (default: savedmodels/DATASET).")
+flags.DEFINE_integer("seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.")
+
+
+def _check_flags() -> None:
+    """What can be refused before any data is read."""
+    if FLAGS.members < 1:
+        raise InputError(f"--members must be a whole number above 0, got {FLAGS.members}.")
+    if FLAGS.preset is not None:
+        preset_arguments(FLAGS.preset)
+    # Sizes are not known yet: a plan over one record checks epsilon, delta and epochs.
+    PrivacyPlan.for_target(
+        epsilon=FLAGS.epsilon,
+        delta=FLAGS.delta,
+        num_examples=1000,
+        batch_size=100,
+        epochs=FLAGS.epochs,
+    )
+
+
+def main() -> None:
+    """Runs the whole job."""
+    _check_flags()
+    output_dir = pathlib.Path(FLAGS.output_dir or f"savedmodels/{FLAGS.dataset}")
+    shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
+    data = _flags.load_dataset(shape)
+    preset = FLAGS.preset or preset_for(data.image_shape)
+    parts = None
+    if FLAGS.members_data == "disjoint" and FLAGS.members > 1:
+        parts = independent_parts(len(data.x_train), FLAGS.members, FLAGS.seed)
+    from trainers import _members
+
+    plans = _members.plans(len(data.x_train), FLAGS)
+    _cli.start_tensorflow()
+    from trainers import _export
+
+    print(_members.describe(plans[0], data, preset, FLAGS))
+    members, histories = _members.train_all(data, parts, preset, plans, FLAGS)
+    result = _export.export_and_score(members, data, histories, output_dir, FLAGS)
+    print()
+    print(result.model.privacy_statement())
+    print(result.table())
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _cli.run(main)
