@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, float32
+from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
 
 
 class VectorizedRule(InstantiatedRule):
@@ -39,7 +39,7 @@ class VectorizedRule(InstantiatedRule):
         rows = ([leaves[i] for i in batched], call.gradient)
         gradients = tf.vectorized_map(one, rows)
         return [
-            float32(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
+            full_precision(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
             for g, v in zip(gradients, variables, strict=True)
         ]
 

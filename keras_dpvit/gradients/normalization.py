@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, float32, register_rule
+from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision, register_rule
 from keras_dpvit.layers.normalization import GainAndBias
 
 
@@ -25,7 +25,7 @@ class GainAndBiasRule(InstantiatedRule):
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         return _gain_and_bias(
-            float32(call.inputs), float32(call.gradient), True, layer.bias is not None
+            full_precision(call.inputs), full_precision(call.gradient), True, layer.bias is not None
         )
 
 
@@ -38,7 +38,7 @@ class LayerNormalizationRule(InstantiatedRule):
         return only_last and not getattr(layer, "rms_scaling", False)
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        inputs = float32(call.inputs)
+        inputs = full_precision(call.inputs)
         mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
         normalized = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
-        return _gain_and_bias(normalized, float32(call.gradient), layer.scale, layer.center)
+        return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)

@@ -37,13 +37,12 @@ class PerExampleGradients:
             call.gradient = gradient
 
     def layer_norms(self) -> Any:
-        """L2 norms, float32 `(records, units)`; 0 for a layer that was not called."""
-        zeros = tf.zeros_like(self.losses, dtype=tf.float32)
+        """L2 norms `(records, units)` in the losses' dtype; 0 for a layer that was not called."""
         squares = [
-            unit.rule.squared_norms(unit.layer, calls) if calls else zeros
+            unit.rule.squared_norms(unit.layer, calls) if calls else tf.zeros_like(self.losses)
             for unit, calls in zip(self._units, self._calls, strict=True)
         ]
-        return tf.sqrt(tf.stack(squares, axis=1))
+        return tf.sqrt(tf.stack([tf.cast(s, self.losses.dtype) for s in squares], axis=1))
 
     def weighted_sums(self, weights: Any) -> list[Any]:
         """Sum over records of `weights[i, l]` times the gradient of layer l.
@@ -54,12 +53,12 @@ class PerExampleGradients:
                 `training.trainer`.
 
         Returns:
-            float32 tensors in the order of `unit.variables`, unit by unit.
+            tensors in the order of `unit.variables`, unit by unit.
         """
         sums: list[Any] = []
         for index, (unit, calls) in enumerate(zip(self._units, self._calls, strict=True)):
             if calls:
                 sums += unit.rule.weighted_sums(unit.layer, calls, weights[:, index])
             else:
-                sums += [tf.zeros(v.shape, tf.float32) for v in unit.variables]
+                sums += [tf.zeros(v.shape, self.losses.dtype) for v in unit.variables]
         return sums

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, float32, register_rule
+from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision, register_rule
 from keras_dpvit.layers.embedding import PositionTable
 from keras_dpvit.layers.position_gate import PositionGate
 
@@ -14,7 +14,7 @@ class PositionTableRule(InstantiatedRule):
     """`y = x + table`: the gradient is the output's own."""
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        return [float32(call.gradient)]
+        return [full_precision(call.gradient)]
 
 
 @register_rule(PositionGate)
@@ -27,10 +27,10 @@ class PositionGateRule(InstantiatedRule):
     """
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        gradient, content = float32(call.gradient), float32(call.inputs)
-        encodings = tf.constant(layer.encodings)
-        place = float32(layer.place_attention())
-        gate = tf.sigmoid(float32(layer.gate))
+        gradient, content = full_precision(call.gradient), full_precision(call.inputs)
+        encodings = tf.cast(layer.encodings, gradient.dtype)
+        place = tf.cast(layer.place_attention(), gradient.dtype)
+        gate = tf.sigmoid(tf.cast(layer.gate, gradient.dtype))
         centred = encodings - tf.einsum("hik,ikc->hic", place, encodings)[:, :, None, :]
         jacobian = place[..., None] * centred
         heads, tokens = place.shape[0], place.shape[1]

@@ -51,7 +51,7 @@ class GradientRule(abc.ABC):
         """Squared L2 norms of each record's gradient in all of the layer's variables.
 
         Returns:
-            float32 tensor `(records,)`.
+            tensor `(records,)`, float32 or float64.
         """
 
     @abc.abstractmethod
@@ -65,7 +65,7 @@ class GradientRule(abc.ABC):
                 output gradient is not finite.
 
         Returns:
-            float32 tensors in the order and shapes of `layer.trainable_variables`.
+            tensors, float32 or float64, in the order and shapes of `layer.trainable_variables`.
         """
 
 
@@ -74,7 +74,7 @@ class InstantiatedRule(GradientRule):
 
     @abc.abstractmethod
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        """Float32 tensors `(records, *shape)`, one for each of `layer.trainable_variables`."""
+        """Tensors `(records, *shape)` in full precision, one for each of `layer.trainable_variables`."""
 
     def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         each = [self.per_example(layer, call) for call in calls]
@@ -86,7 +86,7 @@ class InstantiatedRule(GradientRule):
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
         return [
-            tf.einsum("b,b...->...", weights, without_dropped(g, weights))
+            tf.tensordot(tf.cast(weights, g.dtype), without_dropped(g, weights), axes=1)
             for g in self._summed(layer, calls)
         ]
 
@@ -104,9 +104,9 @@ def weighted(gradient: Any, weights: Any) -> Any:
     return tf.where(factors > 0, factors * gradient, tf.zeros([], gradient.dtype))
 
 
-def float32(tensor: Any) -> Any:
-    """The tensor in float32: norms and sums are never taken in half precision."""
-    return tf.cast(tensor, tf.float32)
+def full_precision(tensor: Any) -> Any:
+    """The tensor in float32 at least: norms and sums are never taken in half precision."""
+    return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
 
 
 _RULES: dict[type, GradientRule] = {}

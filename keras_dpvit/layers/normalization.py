@@ -86,11 +86,14 @@ class DPLayerNormalization(keras.layers.Layer):
         x = ops.cast(inputs, "float32")
         mean = ops.mean(x, axis=-1, keepdims=True)
         stddev = ops.sqrt(ops.var(x, axis=-1, keepdims=True) + self.epsilon**2)
-        if self.seed_generator is not None and (training or self.noise_at_inference):
+        noisy = self.seed_generator is not None and (training or self.noise_at_inference)
+        if noisy:
             shape = ops.shape(mean)
             mean = mean + self._noise(shape)
             stddev = ops.abs(stddev + self._noise(shape))
         normalized = (x - mean) / (stddev + self.epsilon)
+        if noisy:  # which can take the deviation away, and float16 ends at 65504
+            normalized = ops.clip(normalized, -6e4, 6e4)
         return self.gain_and_bias(ops.cast(normalized, self.compute_dtype))
 
     def _noise(self, shape: Any) -> Any:

@@ -64,6 +64,9 @@ class TokenMaxPooling(keras.layers.Layer):
             raise InputError(f"padding must be 0..{pool_size - 1} (below pool_size), got {padding}.")
         self.padding = padding
 
+    def build(self, input_shape: Any) -> None:
+        self.compute_output_shape(input_shape)  # refuses fewer tokens than a window has
+
     def call(self, tokens: Any) -> Any:
         length = pooled_length(tokens.shape[1], self.pool_size, self.stride, self.padding)
         if self.padding:

@@ -5,12 +5,13 @@ from typing import Any
 import keras
 
 from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
 from keras_dpvit.models.backbone import DPViTBackbone, deserialized_dtype
 from keras_dpvit.models.private_training import PrivatelyTrainable
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
-class DPViTClassifier(PrivatelyTrainable):
+class DPViTClassifier(PrivatelyTrainable, keras.Model):
     """An image classifier over a `DPViTBackbone`: mean of the tokens, then one linear layer.
 
     There is no normalisation before the head (the paper's "without layer normalization"). Compiled
@@ -26,6 +27,9 @@ class DPViTClassifier(PrivatelyTrainable):
     Output shape:
         logits `(batch, num_classes)`, float32.
 
+    Raises:
+        InputError: on fewer than 2 classes.
+
     Example:
         ```python
         model = keras_dpvit.DPViTClassifier.from_preset("dpvit_small_28", num_classes=10)
@@ -36,6 +40,8 @@ class DPViTClassifier(PrivatelyTrainable):
     def __init__(self, backbone: DPViTBackbone, num_classes: int, **kwargs: Any) -> None:
         # === Layers ===
         _validate.positive_int(num_classes=num_classes)
+        if num_classes < 2:
+            raise InputError(f"num_classes must be at least 2, got {num_classes}.")
         pooler = keras.layers.GlobalAveragePooling1D(name="pooler", dtype=backbone.dtype_policy)
         logits = keras.layers.Dense(num_classes, name="logits", dtype="float32")
 

@@ -51,9 +51,7 @@ class FusedClassifier(keras.Model):
         self.members_data = members_data
         self.fusion = AdaptiveWeightedFusion(name="fusion")
         self.fusion.build((None, len(members), self.output_shape[-1]))
-
-    def build(self, input_shape: Any = None) -> None:
-        self.built = True
+        self.built = True  # its members are
 
     def call(self, images: Any, training: bool | None = None) -> dict[str, Any]:
         logits = [member(images, training=training) for member in self.members]
@@ -75,6 +73,10 @@ class FusedClassifier(keras.Model):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: a fused model learns nothing of its own."""
         raise InputError("A FusedClassifier is not trained: train its members, then fuse them.")
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, as `fit` is."""
+        self.fit()
 
     @property
     def privacy_ledger(self) -> Ledger:

@@ -17,8 +17,8 @@ from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose, ledger_fr
 _LEDGER_FILE = "privacy_ledger.json"
 
 
-class PrivatelyTrainable(keras.Model):
-    """A model that `fit` trains privately when it is compiled with a private optimizer.
+class PrivatelyTrainable:
+    """Mixin, before `keras.Model`: a model that `fit` trains privately when it is compiled with a private optimizer.
 
     Compiled with any other optimizer it is an ordinary Keras model. Its ledger of private
     training travels in the `.keras` file.
@@ -40,6 +40,11 @@ class PrivatelyTrainable(keras.Model):
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
         super().compile(optimizer, *args, **kwargs)
         self._private_trainer = make_trainer(self, jit_compile)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """As `keras.Model.fit`; under a private optimizer each step draws its own Poisson sample.

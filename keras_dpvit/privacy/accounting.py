@@ -94,13 +94,13 @@ def calibrate_noise_multiplier(
     def event(noise_multiplier: float) -> Any:
         return subsampled_gaussian_event(noise_multiplier, sampling_probability, steps)
 
+    bracket = dp_accounting.LowerEndpointAndGuess(0.05, 1.0)
+    if accountant == "pld":
+        # PLD never asks for more noise than RDP, and is slow where there is little.
+        most = calibrate_noise_multiplier(epsilon, delta, sampling_probability, steps, "rdp")
+        bracket = dp_accounting.ExplicitBracketInterval(0.5 * most, 1.01 * most)
     noise_multiplier = dp_accounting.calibrate_dp_mechanism(
-        lambda: make_accountant(accountant),
-        event,
-        epsilon,
-        delta,
-        dp_accounting.LowerEndpointAndGuess(0.05, 1.0),
-        tol=1e-4,
+        lambda: make_accountant(accountant), event, epsilon, delta, bracket, tol=1e-4
     )
     # The search ends on the private side; a target never overshot is worth one more look.
     while not epsilon_of_event(event(noise_multiplier), delta, accountant) <= epsilon:

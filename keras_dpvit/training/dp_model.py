@@ -10,7 +10,7 @@ from keras_dpvit.models.private_training import PrivatelyTrainable
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
-class DPModel(PrivatelyTrainable):
+class DPModel(PrivatelyTrainable, keras.Model):
     """A Keras model that `fit` trains privately under a private optimizer.
 
     Args:

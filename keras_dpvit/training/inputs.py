@@ -84,4 +84,4 @@ def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
         value = arguments.pop(name, None)
         if value is not None and not (name == "validation_split" and value == 0.0):
             raise InputError(f"{name} cannot be used in private training: {advice}.")
-    arguments.pop("shuffle", None)  # Poisson sampling has no order to shuffle
+    arguments.pop("shuffle", None)
