@@ -16,7 +16,7 @@ TEST = [*EDGE, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "ruff>=0.5"]
 setuptools.setup(
     name="keras_dpvit",
     version=VERSION,
-    description="Vision transformers trained on private images with differential privacy, in Keras 3",
+    description="Vision transformers trained on private images with differential privacy (Keras 3)",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

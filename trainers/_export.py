@@ -73,7 +73,9 @@ def export_and_score(
         model = FusedClassifier(members, members_data=options.members_data)
     names = [f"member {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i % 26]}" for i in range(len(members))]
     accuracies = {
-        name: accuracy(np.argmax(member.predict(data.x_test, batch_size=500, verbose=0), axis=1), data)
+        name: accuracy(
+            np.argmax(member.predict(data.x_test, batch_size=500, verbose=0), axis=1), data
+        )
         for name, member in zip(names, members, strict=True)
     }
     if len(members) > 1:

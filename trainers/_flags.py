@@ -37,7 +37,7 @@ def define_dataset_flags() -> None:
     )
 
 
-def load_dataset(image_shape: tuple[int, ...] | None = None) -> ImageData:
+def load_dataset(image_shape: tuple[int, int, int] | None = None) -> ImageData:
     """The data set that the flags name.
 
     Args:
@@ -61,9 +61,7 @@ def parse_image_size(values: list[str]) -> tuple[int, int, int]:
     except ValueError:
         height = width = channels = 0
     if min(height, width, channels) <= 0:
-        raise InputError(
-            f"image_size must be height,width,channels, got {','.join(values)!r}."
-        )
+        raise InputError(f"image_size must be height,width,channels, got {','.join(values)!r}.")
     return height, width, channels
 
 

@@ -28,6 +28,7 @@ def main() -> None:
     from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner, version_directory
     from keras_dpvit.training.inputs import check_images
 
+    runner: SavedModelRunner | TFLiteRunner
     if FLAGS.saved_model is not None:
         path = str(version_directory(FLAGS.saved_model))
         _cli.start_tensorflow()
@@ -48,8 +49,13 @@ def main() -> None:
         for i, name in enumerate(data.class_names)
         if np.any(data.y_test == i)
     }
-    summary = {"model": path, "dataset": data.name, "num_test_examples": len(right),
-               "accuracy": float(np.mean(right)), "accuracy_by_class": by_class}
+    summary = {
+        "model": path,
+        "dataset": data.name,
+        "num_test_examples": len(right),
+        "accuracy": float(np.mean(right)),
+        "accuracy_by_class": by_class,
+    }
     if FLAGS.json:
         print(json.dumps(summary, indent=2))
         return

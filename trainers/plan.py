@@ -1,9 +1,12 @@
-"""Prints the noise that a privacy budget needs, without training anything.
+r"""Prints the noise that a privacy budget needs, without training anything.
 
 Examples:
-  python -m trainers.plan --epsilon=3 --delta=1e-5 --num_examples=60000 --batch_size=2048 --epochs=30
-  python -m trainers.plan --epsilon=8 --delta=1e-4 --num_examples=1437 --batch_size=240 --epochs=50 --members=2
-  python -m trainers.plan --noise_multiplier=1.1 --delta=1e-5 --num_examples=60000 --batch_size=256 --epochs=15
+  python -m trainers.plan --epsilon=3 --delta=1e-5 --num_examples=60000 --batch_size=2048 \
+      --epochs=30
+  python -m trainers.plan --epsilon=8 --delta=1e-4 --num_examples=1437 --batch_size=240 \
+      --epochs=50 --members=2
+  python -m trainers.plan --noise_multiplier=1.1 --delta=1e-5 --num_examples=60000 \
+      --batch_size=256 --epochs=15
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Trains DP-ViT members within one privacy budget, fuses them, exports and checks the exports.
+r"""Trains DP-ViT members within one privacy budget, fuses them, exports and checks the exports.
 
 Every member is trained by plain `model.fit` with Poisson sampling. The fused model is written as a
 SavedModel and a TFLite file with a privacy card into OUTPUT_DIR/1 (or the next free version), both
@@ -6,7 +6,7 @@ are loaded again and scored on the held-out images.
 
 Examples:
   python -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=40
-  python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \\
+  python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \
       --output_dir=savedmodels/fmnist
   python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
 """
@@ -41,7 +41,9 @@ flags.DEFINE_float("l2_norm_clip", None, "A fixed sensitivity instead of the dyn
 flags.DEFINE_float("attention_noise_stddev", 0.0, "Noise after the softmax while training.")
 flags.DEFINE_float("norm_noise_stddev", 0.0, "Noise on normalisation statistics while training.")
 flags.DEFINE_integer("physical_batch_size", None, "Examples in memory at once; changes no result.")
-flags.DEFINE_string("output_dir", None, "Where versions are written (default: savedmodels/DATASET).")
+flags.DEFINE_string(
+    "output_dir", None, "Where versions are written (default: savedmodels/DATASET)."
+)
 flags.DEFINE_integer("seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.")
 
 

@@ -30,8 +30,10 @@ class SavedModelRunner:
             raise InputError(f"{path} cannot be loaded as a SavedModel: {_first(error)}") from error
         _, inputs = self._predict.structured_input_signature
         if list(inputs) != ["images"]:
-            raise InputError(f"{path} was not exported by keras_dpvit: its input is {list(inputs)}.")
-        self.image_shape = tuple(inputs["images"].shape[1:])
+            raise InputError(
+                f"{path} was not exported by keras_dpvit: its input is {list(inputs)}."
+            )
+        self.image_shape: Any = tuple(inputs["images"].shape[1:])
 
     def predict(self, images: np.ndarray, batch_size: int = 256) -> dict[str, np.ndarray]:
         """The signature's outputs for images `(n, height, width, channels)`, pixels 0..255."""
@@ -63,7 +65,7 @@ class TFLiteRunner:
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{path} cannot be loaded as TFLite: {_first(error)}") from error
         shape = self._interpreter.get_input_details()[0]["shape"]
-        self.image_shape = tuple(int(side) for side in shape[1:])
+        self.image_shape: Any = tuple(int(side) for side in shape[1:])
 
     def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The signature's outputs for images `(n, height, width, channels)`, pixels 0..255."""
@@ -80,7 +82,9 @@ def version_directory(directory: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(directory)
     if (path / "saved_model.pb").is_file():
         return path
-    versions = [p for p in path.glob("*") if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
+    versions = [
+        p for p in path.glob("*") if p.name.isdecimal() and (p / "saved_model.pb").is_file()
+    ]
     if not versions:
         raise InputError(f"{path} holds no SavedModel (saved_model.pb), nor a version of one.")
     return max(versions, key=lambda p: int(p.name))

@@ -61,7 +61,9 @@ def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
         for side in call.inputs.shape[1:-1]:
             tokens *= side
         inputs.append(tf.reshape(full_precision(call.inputs), (-1, tokens, call.inputs.shape[-1])))
-        gradients.append(tf.reshape(full_precision(call.gradient), (-1, tokens, call.gradient.shape[-1])))
+        gradients.append(
+            tf.reshape(full_precision(call.gradient), (-1, tokens, call.gradient.shape[-1]))
+        )
     if len(calls) == 1:
         return inputs[0], gradients[0]
     return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)

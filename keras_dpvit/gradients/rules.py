@@ -74,7 +74,7 @@ class InstantiatedRule(GradientRule):
 
     @abc.abstractmethod
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        """Tensors `(records, *shape)` in full precision, one for each of `layer.trainable_variables`."""
+        """Tensors `(records, *shape)`, one for each of `layer.trainable_variables`."""
 
     def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         each = [self.per_example(layer, call) for call in calls]
@@ -109,7 +109,7 @@ def full_precision(tensor: Any) -> Any:
     return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
 
 
-_RULES: dict[type, GradientRule] = {}
+_RULES: dict[Any, GradientRule] = {}
 
 
 def register_rule(layer_type: type) -> Callable[[type[GradientRule]], type[GradientRule]]:
@@ -129,7 +129,8 @@ def rule_for(layer: Any) -> GradientRule | None:
     otherwise has other gradients.
     """
     for layer_type, rule in _RULES.items():
-        inherits_call = isinstance(layer, layer_type) and type(layer).call is layer_type.call
+        kind: Any = type(layer)
+        inherits_call = issubclass(kind, layer_type) and kind.call is layer_type.call
         if inherits_call and rule.supports(layer):
             return rule
     return None

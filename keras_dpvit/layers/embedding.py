@@ -31,9 +31,7 @@ class PatchEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.patch_size = _validate.positive_int(patch_size=patch_size)
         self.hidden_dim = _validate.positive_int(hidden_dim=hidden_dim)
-        self.projection = keras.layers.Dense(
-            hidden_dim, name="projection", dtype=self.dtype_policy
-        )
+        self.projection = keras.layers.Dense(hidden_dim, name="projection", dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
         self.grid = patch_grid(input_shape[1:], self.patch_size)
@@ -90,3 +88,6 @@ class PositionTable(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()  # Keras' automatic one refuses a dtype policy object

@@ -39,3 +39,6 @@ class AdaptiveWeightedFusion(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any]:
         batch, members, classes = input_shape
         return (batch, classes), (batch, members)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()  # Keras' automatic one refuses a dtype policy object

@@ -61,7 +61,9 @@ class TokenMaxPooling(keras.layers.Layer):
         self.pool_size = _validate.positive_int(pool_size=pool_size)
         self.stride = _validate.positive_int(stride=stride)
         if padding not in range(pool_size):
-            raise InputError(f"padding must be 0..{pool_size - 1} (below pool_size), got {padding}.")
+            raise InputError(
+                f"padding must be 0..{pool_size - 1} (below pool_size), got {padding}."
+            )
         self.padding = padding
 
     def build(self, input_shape: Any) -> None:

@@ -41,9 +41,7 @@ def relative_encodings(coordinates: np.ndarray) -> np.ndarray:
     return np.concatenate([offsets, np.sum(offsets**2, axis=-1, keepdims=True)], axis=-1)
 
 
-def locality_weights(
-    num_heads: int, locality_strength: float, random: np.ndarray
-) -> np.ndarray:
+def locality_weights(num_heads: int, locality_strength: float, random: np.ndarray) -> np.ndarray:
     """Initial position weights: head h attends to one cell of a square around the token.
 
     With `k = floor(sqrt(num_heads))` the first `k*k` heads get `strength * (2 Dx, 2 Dy, -1)`,

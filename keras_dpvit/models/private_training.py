@@ -6,22 +6,38 @@ A model's room knows no training code. What it knows is this protocol: an optimi
 
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import statement
-from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose, ledger_from_dict
+from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, PrivacyLedger, compose, ledger_from_dict
 
 _LEDGER_FILE = "privacy_ledger.json"
 
+# Training that no mechanism protected: one event of infinite epsilon.
+_WITHOUT_PRIVACY = LedgerEntry(
+    steps=1,
+    noise_multiplier=0.0,
+    sampling_probability=1.0,
+    not_covered=("Training by fit under an optimizer that is not private.",),
+)
 
-class PrivatelyTrainable:
-    """Mixin, before `keras.Model`: a model that `fit` trains privately when it is compiled with a private optimizer.
+# Keras puts its functional class among the bases of whatever derives from keras.Model, for all
+# that share the base: so this is a mixin with a base of its own.
+if TYPE_CHECKING:
+    _Base = keras.Model
+else:
+    _Base = object
 
-    Compiled with any other optimizer it is an ordinary Keras model. Its ledger of private
-    training travels in the `.keras` file.
+
+class PrivatelyTrainable(_Base):
+    """Mixin for models: `fit` trains privately under a private optimizer.
+
+    Compiled with any other optimizer it is an ordinary Keras model, and `fit` enters training
+    without privacy into the ledger (infinite epsilon) unless it is told `public_data=True`. The
+    ledger travels in the `.keras` file. Stands before `keras.Model` among the bases.
     """
 
     _private_trainer: Any = None
@@ -50,9 +66,14 @@ class PrivatelyTrainable:
         """As `keras.Model.fit`; under a private optimizer each step draws its own Poisson sample.
 
         Then `x` and `y` are arrays, the batch size is the plan's, and `physical_batch_size` (how
-        many examples go through memory at once) changes no result.
+        many examples go through memory at once) changes no result. Under another optimizer
+        `public_data=True` says that these records need no protection.
         """
+        public_data = kwargs.pop("public_data", False)
         if self._private_trainer is None:
+            if not public_data:
+                unprotected = PrivacyLedger((_WITHOUT_PRIVACY,))
+                self._past_ledger = compose([self._past_ledger, unprotected], "shared")
             return super().fit(x, y, **kwargs)
         return self._private_trainer.fit(super().fit, x, y, **kwargs)
 
@@ -91,7 +112,8 @@ class PrivatelyTrainable:
         if delta is not None:
             return delta
         entries = self.privacy_ledger.all_entries()
-        return entries[-1].details["delta"] if entries else 1e-5
+        planned = [e.details["delta"] for e in entries if "delta" in e.details]
+        return planned[-1] if planned else 1e-5
 
     def save_assets(self, dir_path: str) -> None:
         text = json.dumps(self.privacy_ledger.to_dict(), indent=1)

@@ -80,5 +80,7 @@ def clipping_from_dict(data: dict[str, Any]) -> LayerClipping:
         InputError: on an unknown name.
     """
     if data.get("name") not in _BY_NAME:
-        raise InputError(f"clipping must be one of {', '.join(_BY_NAME)}, got {data.get('name')!r}.")
+        raise InputError(
+            f"clipping must be one of {', '.join(_BY_NAME)}, got {data.get('name')!r}."
+        )
     return _BY_NAME[data["name"]]()

@@ -92,11 +92,13 @@ class PrivacyPlan:
         Args:
             epsilon: float above 0.
             delta: float in (0, 1).
-            num_examples, batch_size, epochs: as in the class.
+            num_examples: int, as in the class.
+            batch_size: int, as in the class.
+            epochs: float, as in the class.
             compositions: int; how many models will be trained like this on the same records,
                 all of them together within the target.
-            accountant: "rdp" (TF Privacy's) or "pld" (tighter: less noise); the one whose epsilon is
-                kept within the target.
+            accountant: "rdp" (TF Privacy's) or "pld" (tighter: less noise); the one whose
+                epsilon is kept within the target.
             **mechanism: `clipping`, `sensitivity`, `seed` of the class.
 
         Raises:

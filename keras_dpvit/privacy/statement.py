@@ -24,8 +24,10 @@ def statement(ledger: Ledger, delta: float) -> str:
         return "No private training is on record: nothing is claimed about this model."
     parts = [_heading(ledger, delta)]
     parts += [_training(i, entry, len(entries)) for i, entry in enumerate(entries, 1)]
-    parts.append("What is protected: the final model, every intermediate model, and all that is "
-                 "computed from them without looking at the records again.")
+    parts.append(
+        "What is protected: the final model, every intermediate model, and all that is "
+        "computed from them without looking at the records again."
+    )
     limits = "".join(_bullet(line) for line in uncovered(ledger))
     return "\n\n".join(textwrap.fill(p, 80) if "\n" not in p else p for p in parts) + (
         f"\n\nNot covered by epsilon:{limits}\n"
@@ -61,16 +63,21 @@ def _heading(ledger: Ledger, delta: float) -> str:
     if isinstance(ledger, ParallelLedger):
         head += "\n" + textwrap.fill(
             "The models were trained on disjoint parts of the records, each record assigned by "
-            "itself, so the larger of their epsilons counts.", 80)
+            "itself, so the larger of their epsilons counts.",
+            80,
+        )
     elif len(ledger.entries) > 1:
         head += "\n" + textwrap.fill(
-            f"This is the composition of {len(ledger.entries)} trainings on the same records.", 80)
+            f"This is the composition of {len(ledger.entries)} trainings on the same records.", 80
+        )
     return head
 
 
 def _training(number: int, entry: LedgerEntry, total: int) -> str:
     d = entry.details
     which = f"Training {number} of {total}: " if total > 1 else ""
+    if entry.noise_multiplier == 0:
+        return f"{which}without noise, so without any guarantee."
     text = (
         f"{which}DP-SGD, {entry.steps} steps, each record in each step with probability "
         f"{entry.sampling_probability:.6g} independently (Poisson sampling by this package), "

@@ -128,9 +128,7 @@ class PrivateTrainer:
         self._seed_states = [
             part.state for layer in self._model._flatten_layers() for part in _generators(layer)
         ]
-        self._chunk = tf.function(
-            self._chunk_sums, jit_compile=self._jit_compile, autograph=False
-        )
+        self._chunk = tf.function(self._chunk_sums, jit_compile=self._jit_compile, autograph=False)
 
     def _note_disclosures(self, arguments: dict[str, Any]) -> None:
         self._disclosures["Training loss and metrics as shown by fit."] = None
@@ -144,15 +142,15 @@ class PrivateTrainer:
             for rows in sampler.steps_from(len(x), int(self._steps.numpy())):
                 yield x[rows], y[rows]
 
-        signature = tuple(
-            tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y)
-        )
+        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y))
         return tf.data.Dataset.from_generator(samples, output_signature=signature).prefetch(2)
 
     def train_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
         """One step over one Poisson sample `(x, y)`; traced by Keras."""
         if not self._in_fit:
-            raise InputError("A private step runs inside fit(x, y) alone: its batch must be sampled.")
+            raise InputError(
+                "A private step runs inside fit(x, y) alone: its batch must be sampled."
+            )
         x, y = data
         cap = self.plan.sensitivity.cap(self._state)
         sums, count_below, outputs, losses = self._sums_of_batch(x, y, cap)

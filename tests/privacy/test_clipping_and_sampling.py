@@ -15,7 +15,9 @@ from keras_dpvit.privacy.clipping import clipping_from_dict
 from keras_dpvit.privacy.sensitivity import release_weights, sensitivity_from_dict
 
 POSITIVE = st.floats(np.float32(1e-3).item(), 1e3, width=32)
-ANY_NORM = st.floats(0, np.float32(1e30).item(), width=32) | st.sampled_from([0.0, np.inf, np.nan, np.float32(3e38).item()])
+ANY_NORM = st.floats(0, np.float32(1e30).item(), width=32) | st.sampled_from(
+    [0.0, np.inf, np.nan, np.float32(3e38).item()]
+)
 
 
 def norms(elements, max_layers=9):
@@ -83,9 +85,10 @@ def test_poisson_sampling_draws_each_record_by_itself():
     sizes = np.bincount(taken.sum(axis=1), minlength=51)
     expected = 2000 * stats.binom.pmf(np.arange(51), 50, 0.3)
     big = expected > 5
-    assert stats.chisquare(
-        sizes[big], expected[big] * sizes[big].sum() / expected[big].sum()
-    ).pvalue > 1e-4
+    assert (
+        stats.chisquare(sizes[big], expected[big] * sizes[big].sum() / expected[big].sum()).pvalue
+        > 1e-4
+    )
     correlation = np.corrcoef(taken.T)[np.triu_indices(50, 1)]
     assert np.abs(correlation).max() < 0.1  # 1225 pairs at 1/sqrt(2000) each
     lag = np.mean((taken[1:] - 0.3) * (taken[:-1] - 0.3))

@@ -161,7 +161,9 @@ def test_bad_sensitivities_are_refused(make):
 
 
 def test_plan_config_round_trip_without_the_seed():
-    plan = a_plan(seed=5, sensitivity=kd.DynamicSensitivity(initial=0.5), clipping=kd.FlatClipping())
+    plan = a_plan(
+        seed=5, sensitivity=kd.DynamicSensitivity(initial=0.5), clipping=kd.FlatClipping()
+    )
     config = json.loads(json.dumps(plan.get_config()))
     assert "seed" not in config
     again = kd.PrivacyPlan.from_config(config)

@@ -1,5 +1,7 @@
 """The step against its claim: what one record can move, what noise is added, what is spent."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -63,8 +65,13 @@ def median_clipped_sum(model, x, y, cap):
         with tf.GradientTape() as tape:
             loss = LOSS(y[i : i + 1], model(x[i : i + 1], training=True))
         g = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        g = {id(v): t.numpy().astype("float64") for v, t in zip(model.trainable_variables, g)}
-        norms = [np.sqrt(sum(np.sum(g[id(v)] ** 2) for v in la.trainable_variables)) for la in layers]
+        g = {
+            id(v): t.numpy().astype("float64")
+            for v, t in zip(model.trainable_variables, g, strict=True)
+        }
+        norms = [
+            np.sqrt(sum(np.sum(g[id(v)] ** 2) for v in la.trainable_variables)) for la in layers
+        ]
         median = np.median(norms)
         for layer, norm in zip(layers, norms, strict=True):
             for v in layer.trainable_variables:
@@ -154,9 +161,7 @@ def record(kind):
         (0.0, kd.FlatClipping(), kd.FixedSensitivity(0.3)),
     ],
 )
-def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(
-    clipping, sensitivity, noise
-):
+def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(clipping, sensitivity, noise):
     x, y = data(20)
     model = compiled(small_model(noise), plan(20, clipping=clipping, sensitivity=sensitivity))
     sums_of = neighbours(model)
@@ -268,7 +273,7 @@ def test_an_empty_batch_is_a_step_with_noise():
 
     model.fit(x, y, verbose=0, callbacks=[Watch()])
     assert len(changed) == the_plan.steps == 50
-    assert all(np.abs(a - b).max() > 0.1 for a, b in zip(changed[:-1], changed[1:], strict=True))
+    assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.pairwise(changed))
     assert np.isfinite(changed[-1]).all()
 
 

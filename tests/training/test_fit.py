@@ -33,9 +33,7 @@ def a_model():
 
 def compiled(**changes):
     model = a_model()
-    model.compile(
-        kd.DPKerasAdamOptimizer(a_plan(**changes), 1e-2), LOSS, metrics=["accuracy"]
-    )
+    model.compile(kd.DPKerasAdamOptimizer(a_plan(**changes), 1e-2), LOSS, metrics=["accuracy"])
     return model
 
 
@@ -237,9 +235,22 @@ def test_learning_happens():
     plan = kd.PrivacyPlan.for_target(
         epsilon=2.0, delta=1e-5, num_examples=2000, batch_size=200, epochs=15
     )
-    model.compile(
-        kd.DPKerasAdamOptimizer(plan, 2e-2), LOSS, metrics=["accuracy"]
-    )
+    model.compile(kd.DPKerasAdamOptimizer(plan, 2e-2), LOSS, metrics=["accuracy"])
     history = model.fit(x.astype("float32"), y, epochs=15, verbose=0)
     assert history.history["accuracy"][-1] > 0.85
     assert model.privacy_ledger.epsilon(1e-5) <= 2.0
+
+
+def test_training_without_privacy_enters_the_ledger(xy):
+    model = a_model()
+    model.compile("adam", LOSS)
+    model.fit(*xy, verbose=0, public_data=True)
+    assert model.privacy_ledger.all_entries() == ()
+    model.fit(*xy, verbose=0)
+    assert model.privacy_ledger.epsilon(1e-5) == float("inf")
+    text = model.privacy_statement()
+    assert "infinite" in text
+    assert "without noise" in text
+    model.compile(kd.DPKerasAdamOptimizer(a_plan()), LOSS)
+    model.fit(*xy, verbose=0)
+    assert model.privacy_ledger.epsilon(1e-5) == float("inf")  # privacy does not come back

@@ -1,0 +1,53 @@
+# Everything runs in .venv, made on first use and reused afterwards.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
+
+.PHONY: demo test lint data clean help
+
+help:
+	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
+	@echo "make test   the whole test suite"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove .venv and caches"
+
+demo: $(VENV)/.demo-installed
+	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 \
+		--output_dir=savedmodels/demo
+
+test: $(VENV)/.test-installed data
+	$(PY) -m pytest
+
+lint: $(VENV)/.test-installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Fashion-MNIST is a Debian package; the tests read it from where that puts it.
+data:
+	@test -d $(FASHION_MNIST) || { \
+		echo "Installing Debian's dataset-fashion-mnist for the tests"; \
+		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
+		$$sudo apt-get update -q && \
+		$$sudo apt-get install -q -y --no-install-recommends dataset-fashion-mnist; \
+	} || { \
+		echo "Could not: install dataset-fashion-mnist, or put its four IDX files into $(FASHION_MNIST)."; \
+		exit 1; \
+	}
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: setup.py | $(VENV)/bin/python
+	$(PY) -m pip install -q --disable-pip-version-check -e ".[edge]"
+	@touch $@
+
+$(VENV)/.test-installed: setup.py | $(VENV)/bin/python
+	$(PY) -m pip install -q --disable-pip-version-check -e ".[test]"
+	@touch $@ $(VENV)/.demo-installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
