@@ -29,7 +29,14 @@ class ServedModel(tf.Module):
             raise InputError(f"class_names must be {classes} names, got {len(names)}.")
         self._call = model
         self._class_names = names
-        self.model_variables = [variable.value for variable in model.variables]
+        noisy = [x for x in model._flatten_layers() if getattr(x, "seed_generator", None)]
+        self.draws_noise = any(getattr(layer, "noise_at_inference", False) for layer in noisy)
+        # The states of generators that only training draws from stay behind.
+        unused = [
+            x.seed_generator.state for x in noisy if not getattr(x, "noise_at_inference", True)
+        ]
+        left_out = {id(state) for state in unused}
+        self.model_variables = [v.value for v in model.variables if id(v) not in left_out]
 
     def predict_function(self, batch_size: int | None) -> Any:
         """A traced function of images float32 `(batch_size, height, width, channels)`, 0..255.

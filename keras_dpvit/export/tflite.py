@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit.errors import InputError
 from keras_dpvit.export.serving import ServedModel
 
 
@@ -20,18 +21,32 @@ def tflite(model: Any, path: str | os.PathLike[str]) -> None:
     Args:
         model: a `FusedClassifier` or a classifier that returns logits, without noise at inference.
         path: the file.
+
+    Raises:
+        InputError: if the model draws noise at inference, or the place cannot be written.
     """
     served = ServedModel(model)
     content = convert(served)
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def convert(served: ServedModel) -> bytes:
-    """The flatbuffer of a served model."""
+    """The flatbuffer of a served model.
+
+    Raises:
+        InputError: if the model draws noise at inference.
+    """
+    if served.draws_noise:
+        raise InputError("model must not draw noise at inference: TFLite has no op for it.")
     module = tf.Module()
     module.model_variables = served.model_variables
     module.serving_default = served.numeric_function(batch_size=1)

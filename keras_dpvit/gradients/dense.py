@@ -26,31 +26,45 @@ class DenseRule(GradientRule):
     tap = "activation"
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        inputs, gradients = _tokens(calls)
-        tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-        if tokens == 1:
-            norms = _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
-        elif width_in * width_out < 2 * tokens**2:
-            norms = tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
-        else:
-            gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
-                gradients, gradients, transpose_b=True
-            )
-            # Rounding can leave a vanishing norm just below zero.
-            norms = tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
-        if layer.use_bias:
-            norms += _row_norms(tf.reduce_sum(gradients, axis=1))
-        return norms
+        return token_norms(*_tokens(calls), layer.use_bias)
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        inputs, gradients = _tokens(calls)
-        gradients = weighted(gradients, weights)
-        flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        flat_gradients = tf.reshape(gradients, (-1, gradients.shape[-1]))
-        sums = [tf.matmul(flat_inputs, flat_gradients, transpose_a=True)]
-        if layer.use_bias:
-            sums.append(tf.reduce_sum(flat_gradients, axis=0))
-        return sums
+        return token_sums(*_tokens(calls), weights, layer.use_bias)
+
+
+def token_norms(inputs: Any, gradients: Any, use_bias: bool) -> Any:
+    """Squared norms `(records,)` of `sum_t x_t g_t^T`, and of `sum_t g_t` if there is a bias.
+
+    Args:
+        inputs: `(records, tokens, in)`.
+        gradients: `(records, tokens, out)`, of the output.
+        use_bias: bool.
+    """
+    tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    if tokens == 1:
+        norms = _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
+    elif width_in * width_out < 2 * tokens**2:
+        norms = tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
+    else:
+        gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
+            gradients, gradients, transpose_b=True
+        )
+        # Rounding can leave a vanishing norm just below zero.
+        norms = tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
+    if use_bias:
+        norms += _row_norms(tf.reduce_sum(gradients, axis=1))
+    return norms
+
+
+def token_sums(inputs: Any, gradients: Any, weights: Any, use_bias: bool) -> list[Any]:
+    """Sums over records of `weights` times the gradients that `token_norms` measures."""
+    gradients = weighted(gradients, weights)
+    flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
+    flat_gradients = tf.reshape(gradients, (-1, gradients.shape[-1]))
+    sums = [tf.matmul(flat_inputs, flat_gradients, transpose_a=True)]
+    if use_bias:
+        sums.append(tf.reduce_sum(flat_gradients, axis=0))
+    return sums
 
 
 def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
@@ -64,8 +78,6 @@ def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
         gradients.append(
             tf.reshape(full_precision(call.gradient), (-1, tokens, call.gradient.shape[-1]))
         )
-    if len(calls) == 1:
-        return inputs[0], gradients[0]
     return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
 
 

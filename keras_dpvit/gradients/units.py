@@ -7,7 +7,12 @@ from typing import Any
 import keras
 
 from keras_dpvit.errors import InputError
-from keras_dpvit.gradients import dense, normalization, position  # noqa: F401  (register rules)
+from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
+    convolution,
+    dense,
+    normalization,
+    position,
+)
 from keras_dpvit.gradients.fallback import VectorizedRule, draws_random_numbers
 from keras_dpvit.gradients.rules import GradientRule, rule_for
 

@@ -5,22 +5,31 @@ what training releases, so it earns no epsilon (design section 3).
 """
 
 from keras_dpvit.layers.attention import SelfAttention, ThresholdAttention
+from keras_dpvit.layers.convolution import ConvStem, LinearBranch, TokenDepthwiseConv
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.fusion import AdaptiveWeightedFusion
-from keras_dpvit.layers.normalization import DPLayerNormalization, GainAndBias
+from keras_dpvit.layers.normalization import (
+    DPLayerNormalization,
+    GainAndBias,
+    ImageStandardization,
+)
 from keras_dpvit.layers.pooling import TokenMaxPooling
 from keras_dpvit.layers.position_gate import PositionGate
 from keras_dpvit.layers.transformer import TransformerBlock
 
 __all__ = [
     "AdaptiveWeightedFusion",
+    "ConvStem",
     "DPLayerNormalization",
     "GainAndBias",
+    "ImageStandardization",
+    "LinearBranch",
     "PatchEmbedding",
     "PositionGate",
     "PositionTable",
     "SelfAttention",
     "ThresholdAttention",
+    "TokenDepthwiseConv",
     "TokenMaxPooling",
     "TransformerBlock",
 ]

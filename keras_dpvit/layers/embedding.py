@@ -72,15 +72,24 @@ def patch_grid(image_shape: Any, patch_size: int) -> tuple[int, int]:
 class PositionTable(keras.layers.Layer):
     """Adds one learned vector to each token (eq 4); again after each pooling, as in HVT.
 
+    Args:
+        stddev: float, of the table's initial values; 0.02 is the field's. At about the tokens' own
+            size the first layers see places apart from the first step on, which saves learning it
+            under noise.
+
     Input and output shape:
         `(batch, tokens, width)`, both fixed.
     """
+
+    def __init__(self, stddev: float = 0.02, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stddev = _validate.positive(stddev=stddev)
 
     def build(self, input_shape: Any) -> None:
         self.table = self.add_weight(
             name="table",
             shape=tuple(input_shape[1:]),
-            initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+            initializer=keras.initializers.TruncatedNormal(stddev=self.stddev),
         )
 
     def call(self, tokens: Any) -> Any:
@@ -90,4 +99,4 @@ class PositionTable(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config()  # Keras' automatic one refuses a dtype policy object
+        return {**super().get_config(), "stddev": self.stddev}

@@ -8,9 +8,12 @@ import numpy as np
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable, patch_grid
+from keras_dpvit.layers.normalization import ImageStandardization
 from keras_dpvit.layers.pooling import TokenMaxPooling, grid_coordinates, pool_coordinates
 from keras_dpvit.layers.transformer import TransformerBlock
 from keras_dpvit.models.presets import preset_arguments
+
+INPUT_SCALINGS = ("image", "range", "none")
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
@@ -30,10 +33,12 @@ class DPViTBackbone(keras.Model):
         mlp_ratio: float, hidden width of the MLPs over `hidden_dim`.
         pool_size, pool_stride, pool_padding: ints, see `TokenMaxPooling`.
         pool_first_stage: bool, pooling before the first stage too (the paper's sizes).
+        position_stddev: float, see `PositionTable`.
         locality_strength: float, see `PositionGate`.
         attention_noise_stddev, norm_noise_stddev: floats, noise in the layers while training.
         noise_at_inference: bool, that noise at inference too.
-        include_rescaling: bool, maps pixels 0..255 to -1..1 first.
+        input_scaling: "image" standardises each image by its own pixels (`ImageStandardization`),
+            "range" maps pixels 0..255 to -1..1, "none" leaves them.
         seed: int or None, of the layers' noise.
         dtype: Keras dtype or policy.
 
@@ -65,11 +70,12 @@ class DPViTBackbone(keras.Model):
         pool_stride: int = 2,
         pool_padding: int = 0,
         pool_first_stage: bool = False,
+        position_stddev: float = 0.02,
         locality_strength: float = 1.0,
         attention_noise_stddev: float = 0.0,
         norm_noise_stddev: float = 0.0,
         noise_at_inference: bool = False,
-        include_rescaling: bool = True,
+        input_scaling: str = "image",
         seed: int | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -82,11 +88,9 @@ class DPViTBackbone(keras.Model):
 
         # === Functional model ===
         images = keras.Input(image_shape, name="images")
-        x = images
-        if include_rescaling:
-            x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling", dtype=dtype)(x)
+        x = _scaled(images, input_scaling, dtype)
         x = PatchEmbedding(patch_size, hidden_dim, name="patch_embedding", dtype=dtype)(x)
-        x = PositionTable(name="position_table", dtype=dtype)(x)
+        x = PositionTable(position_stddev, name="position_table", dtype=dtype)(x)
         coordinates = grid_coordinates(*patch_grid(image_shape, patch_size))
         block = 0
         for stage, depth in enumerate(stage_depths, 1):
@@ -96,7 +100,9 @@ class DPViTBackbone(keras.Model):
                 )
                 x = pool(x)
                 coordinates = pool_coordinates(coordinates, pool_size, pool_stride, pool_padding)
-                x = PositionTable(name=f"stage_{stage}_position_table", dtype=dtype)(x)
+                x = PositionTable(
+                    position_stddev, name=f"stage_{stage}_position_table", dtype=dtype
+                )(x)
             for i in range(depth):
                 local = i == 0
                 x = TransformerBlock(
@@ -127,11 +133,12 @@ class DPViTBackbone(keras.Model):
             "pool_stride": pool_stride,
             "pool_padding": pool_padding,
             "pool_first_stage": pool_first_stage,
+            "position_stddev": position_stddev,
             "locality_strength": locality_strength,
             "attention_noise_stddev": attention_noise_stddev,
             "norm_noise_stddev": norm_noise_stddev,
             "noise_at_inference": noise_at_inference,
-            "include_rescaling": include_rescaling,
+            "input_scaling": input_scaling,
             "seed": seed,
         }
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -162,6 +169,15 @@ class DPViTBackbone(keras.Model):
             InputError: if there is no such preset; the message lists them.
         """
         return cls(**{**preset_arguments(name), **overrides})
+
+
+def _scaled(images: Any, input_scaling: str, dtype: Any) -> Any:
+    _validate.one_of(INPUT_SCALINGS, input_scaling=input_scaling)
+    if input_scaling == "image":
+        return ImageStandardization(name="image_standardization", dtype=dtype)(images)
+    if input_scaling == "range":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling", dtype=dtype)(images)
+    return images
 
 
 def deserialized_dtype(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_heads": 4,
             "stage_depths": (1, 1),
             "mlp_ratio": 2,
+            "position_stddev": 0.7,
         },
     },
     "dpvit_small_28": {
@@ -25,6 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_heads": 4,
             "stage_depths": (1, 1),
             "mlp_ratio": 2,
+            "position_stddev": 0.7,
         },
     },
     "dpvit_small_32": {
@@ -36,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_heads": 4,
             "stage_depths": (1, 1),
             "mlp_ratio": 2,
+            "position_stddev": 0.7,
         },
     },
 }

@@ -27,7 +27,7 @@ _WITHOUT_PRIVACY = LedgerEntry(
 # Keras puts its functional class among the bases of whatever derives from keras.Model, for all
 # that share the base: so this is a mixin with a base of its own.
 if TYPE_CHECKING:
-    _Base = keras.Model
+    from keras import Model as _Base
 else:
     _Base = object
 
