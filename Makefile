@@ -13,11 +13,11 @@ help:
 	@echo "make clean  remove .venv and caches"
 
 demo: $(VENV)/.demo-installed
-	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 \
+	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 --batch_size=256 \
 		--output_dir=savedmodels/demo
 
 test: $(VENV)/.test-installed data
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .

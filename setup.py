@@ -11,7 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 EDGE = ["ai-edge-litert>=2.1"]
-TEST = [*EDGE, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "ruff>=0.5"]
+TEST = [*EDGE, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "pytest-xdist>=3.0", "ruff>=0.5"]
 
 setuptools.setup(
     name="keras_dpvit",
@@ -28,6 +28,7 @@ setuptools.setup(
         "dp-accounting==0.4.3",  # TensorFlow Privacy's own pin
         "importlib-resources>=5.0",  # tensorflow-datasets 4.9.10 imports it and declares it not
         "keras>=3.15,<4",
+        "kymatio==0.3.0",  # filters of the scattering transform
         "numpy>=1.26,<2",  # TensorFlow Privacy's ~=1.21
         "pillow>=10.0",
         "scikit-learn>=1.4",

@@ -22,6 +22,7 @@ _HOME = {
     "AdaptiveWeightedFusion": "layers.fusion",
     "DPKerasSGDOptimizer": "training.optimizers",
     "DPKerasAdamOptimizer": "training.optimizers",
+    "load_model": "loading",
     "make_private": "training.dp_model",
 }
 _ROOMS = (

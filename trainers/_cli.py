@@ -60,13 +60,15 @@ def start_tensorflow() -> None:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Holds back what native code writes to stderr; shows it if the block fails."""
+    """Holds back what native code writes to stderr; shows it if the block fails unexpectedly."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         before = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except InputError:
+            raise  # its one line says it all
         except BaseException:
             sys.stderr.flush()
             held.seek(0)

@@ -24,30 +24,33 @@ TFLITE_NAME = "model.tflite"
 KERAS_NAME = "model.keras"
 RUN_NAME = "run.json"
 
+# Flags kept out of run.json, for it travels: a seed is a secret, and places tell of the machine.
+_STAY_HERE = ("seed", "data_dir", "output_dir")
+
 
 @dataclasses.dataclass
 class Result:
     """What a run made.
 
     Attributes:
-        model: the fused model, or the only member.
         directory: the version directory.
         accuracies: name to accuracy on the held-out images.
-        epsilons: accountant to epsilon.
+        card: the privacy card.
     """
 
-    model: Any
     directory: pathlib.Path
     accuracies: dict[str, float]
-    epsilons: dict[str, float]
+    card: dict[str, Any]
 
     def table(self) -> str:
         """Accuracies, epsilon and where the files are."""
         rows = [(f"accuracy, {name}", f"{value:.4f}") for name, value in self.accuracies.items()]
-        delta = self.model.privacy_delta()
         rows += [
-            (f"epsilon at delta {delta:g}, {name.upper()}", statement.format_epsilon(value))
-            for name, value in self.epsilons.items()
+            (
+                f"epsilon at delta {self.card['delta']:g}, {name.upper()}",
+                statement.format_epsilon(value),
+            )
+            for name, value in self.card["epsilon"].items()
         ]
         rows += [
             ("SavedModel", str(self.directory)),
@@ -72,40 +75,42 @@ def export_and_score(
     if len(members) > 1:
         model = FusedClassifier(members, members_data=options.members_data)
     names = [f"member {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i % 26]}" for i in range(len(members))]
+    outputs = model.predict(data.x_test, batch_size=500, verbose=0)
+    each = outputs["member_probabilities"] if len(members) > 1 else outputs[:, None]
     accuracies = {
-        name: accuracy(
-            np.argmax(member.predict(data.x_test, batch_size=500, verbose=0), axis=1), data
-        )
-        for name, member in zip(names, members, strict=True)
+        name: accuracy(np.argmax(each[:, i], axis=1), data) for i, name in enumerate(names)
     }
     if len(members) > 1:
-        fused = model.predict(data.x_test, batch_size=500, verbose=0)["probabilities"]
-        accuracies["fused"] = accuracy(np.argmax(fused, axis=1), data)
+        accuracies["fused"] = accuracy(np.argmax(outputs["probabilities"], axis=1), data)
     directory = output_dir / str(next_version(output_dir))
     print(f"\nExporting to {directory}", flush=True)
     with new_directory(directory) as work, _cli.quiet_stderr():
-        _write(model, data, work)
+        card = _write(model, data, work)
         saved = SavedModelRunner(work).predict(data.x_test)["class_id"]
         accuracies["SavedModel"] = accuracy(saved, data)
         light = TFLiteRunner(work / TFLITE_NAME).predict(data.x_test)["class_id"]
         accuracies["TFLite"] = accuracy(light, data)
         run = {
-            "flags": {f.name: f.value for f in options.get_flags_for_module("__main__")},
+            "flags": {
+                flag.name: flag.value
+                for flag in options.get_key_flags_for_module("__main__")
+                if flag.name not in _STAY_HERE
+            },
             "accuracy_on_held_out_images": accuracies,
             "histories": histories,
         }
         (work / RUN_NAME).write_text(json.dumps(run, indent=2, default=str) + "\n")
-    epsilons = statement.epsilons(model.privacy_ledger, model.privacy_delta())
-    return Result(model, directory, accuracies, epsilons)
+    return Result(directory, accuracies, card)
 
 
-def _write(model: Any, data: ImageData, work: pathlib.Path) -> None:
+def _write(model: Any, data: ImageData, work: pathlib.Path) -> dict[str, Any]:
     served = ServedModel(model, data.class_names)
     write_saved_model(served, served.predict_function(batch_size=None), str(work))
     (work / TFLITE_NAME).write_bytes(convert(ServedModel(model)))
     model.save(work / KERAS_NAME)
     card = export.privacy_card(model, dataset=_flags.dataset_summary(data))
     export.write_privacy_card(card, work)
+    return card
 
 
 def accuracy(class_ids: np.ndarray, data: ImageData) -> float:

@@ -1,5 +1,8 @@
 """Flags that several programs have, and what they stand for."""
 
+import os
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -35,6 +38,34 @@ def define_dataset_flags() -> None:
         "height,width,channels to which --dataset=image_folder is resized (default: the size of "
         "the preset or export).",
     )
+
+
+def check_numbers(**demands: Callable[..., object]) -> None:
+    """Checks number flags by name, each by the rule of `keras_dpvit._validate` given for it.
+
+    A flag that was not given and has no default passes.
+
+    Raises:
+        InputError: on the first that breaks its rule.
+    """
+    for name, demand in demands.items():
+        if FLAGS[name].value is not None:
+            demand(**{name: FLAGS[name].value})
+
+
+def output_dir() -> pathlib.Path:
+    """Where versions go, found fit to be written before any time is spent; makes nothing.
+
+    Raises:
+        InputError: if it is a file, lies below one, or may not be written.
+    """
+    base = pathlib.Path(FLAGS.output_dir or f"savedmodels/{FLAGS.dataset}")
+    place = base.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"output_dir must be a directory that can be written, got {str(base)!r}.")
+    return base
 
 
 def load_dataset(image_shape: tuple[int, int, int] | None = None) -> ImageData:

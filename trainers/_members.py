@@ -1,5 +1,6 @@
 """Training the members of a fused model from flags."""
 
+import dataclasses
 import math
 import sys
 from typing import Any
@@ -15,32 +16,33 @@ _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 
 
 def default_batch_size(num_examples: int) -> int:
-    """A power of two near six steps an epoch for small data, 2048 at the most."""
-    return int(min(2048, 2 ** round(math.log2(max(1, num_examples / 6)))))
+    """A power of two near six steps an epoch for small data, 1024 at the most."""
+    return int(min(1024, 2 ** round(math.log2(max(1, num_examples / 6)))))
 
 
 def plans(num_examples: int, options: flags.FlagValues) -> list[PrivacyPlan]:
     """One plan for each member, all of them together within --epsilon and --delta."""
     shared = options.members_data == "shared" or options.members == 1
     records = num_examples if shared else max(1, num_examples // options.members)
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = default_batch_size(records)
     sensitivity: Sensitivity = DynamicSensitivity()
     if options.l2_norm_clip is not None:
         sensitivity = FixedSensitivity(options.l2_norm_clip)
-    return [
-        PrivacyPlan.for_target(
-            epsilon=options.epsilon,
-            delta=options.delta,
-            num_examples=records,
-            batch_size=options.batch_size or default_batch_size(records),
-            epochs=options.epochs,
-            compositions=options.members if shared else 1,
-            accountant=options.accountant,
-            clipping=clipping_from_dict({"name": options.clipping}),
-            sensitivity=sensitivity,
-            seed=None if options.seed is None else options.seed + member,
-        )
-        for member in range(options.members)
-    ]
+    plan = PrivacyPlan.for_target(
+        epsilon=options.epsilon,
+        delta=options.delta,
+        num_examples=records,
+        batch_size=batch_size,
+        epochs=options.epochs,
+        compositions=options.members if shared else 1,
+        accountant=options.accountant,
+        clipping=clipping_from_dict({"name": options.clipping}),
+        sensitivity=sensitivity,
+    )
+    seeds = [None if options.seed is None else options.seed + i for i in range(options.members)]
+    return [dataclasses.replace(plan, seed=seed) for seed in seeds]
 
 
 def describe(plan: PrivacyPlan, data: ImageData, preset: str, options: flags.FlagValues) -> str:
@@ -86,7 +88,9 @@ def _train(
         norm_noise_stddev=options.norm_noise_stddev,
     )
     make = {"adam": kd.DPKerasAdamOptimizer, "sgd": kd.DPKerasSGDOptimizer}[options.optimizer]
-    rate = options.learning_rate or _DEFAULT_LEARNING_RATES[options.optimizer]
+    rate = options.learning_rate
+    if rate is None:
+        rate = _DEFAULT_LEARNING_RATES[options.optimizer]
     model.compile(
         optimizer=make(plan, learning_rate=rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -19,25 +19,28 @@ _flags.define_dataset_flags()
 flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
 flags.DEFINE_string("tflite", None, "A TFLite file, instead of --saved_model.")
 flags.DEFINE_bool("json", False, "Prints JSON.")
+flags.adopt_module_key_flags(_flags)  # so that --help shows them
 
 
 def main() -> None:
     """Prints accuracy overall and by class."""
     if (FLAGS.saved_model is None) == (FLAGS.tflite is None):
         raise InputError("Give one of --saved_model=DIR and --tflite=FILE.")
+    _cli.start_tensorflow()
     from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner, version_directory
     from keras_dpvit.training.inputs import check_images
 
     runner: SavedModelRunner | TFLiteRunner
-    if FLAGS.saved_model is not None:
-        path = str(version_directory(FLAGS.saved_model))
-        _cli.start_tensorflow()
-        runner = SavedModelRunner(path)
-    else:
-        path, runner = FLAGS.tflite, TFLiteRunner(FLAGS.tflite)
+    with _cli.quiet_stderr():  # both announce themselves there
+        if FLAGS.saved_model is not None:
+            path = str(version_directory(FLAGS.saved_model))
+            runner = SavedModelRunner(path)
+        else:
+            path, runner = FLAGS.tflite, TFLiteRunner(FLAGS.tflite)
     data = _flags.load_dataset(runner.image_shape)
     check_images(data.x_test, runner.image_shape)
-    outputs = runner.predict(data.x_test)
+    with _cli.quiet_stderr():
+        outputs = runner.predict(data.x_test)
     classes = outputs["probabilities"].shape[-1]
     if classes != len(data.class_names):
         raise InputError(

@@ -10,9 +10,11 @@ Examples:
 """
 
 import json
+import math
 
 from absl import flags
 
+from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting, statement
 from keras_dpvit.privacy.ledger import PrivacyLedger
@@ -25,12 +27,22 @@ flags.DEFINE_integer("num_examples", None, "Records to train on.")
 flags.DEFINE_integer("members", 1, "Models trained on the same records within the one budget.")
 flags.DEFINE_float("noise_multiplier", None, "Given this, prints the epsilon it costs instead.")
 flags.DEFINE_bool("json", False, "Prints JSON.")
+flags.adopt_module_key_flags(_flags)  # so that --help shows them
 
 
 def _plan() -> PrivacyPlan:
     for name in ("num_examples", "batch_size"):
         if FLAGS[name].value is None:
             raise InputError(f"--{name} must be given: a whole number above 0.")
+    _flags.check_numbers(
+        epsilon=_validate.positive,
+        delta=_validate.open_unit_interval,
+        epochs=_validate.positive,
+        num_examples=_validate.positive_int,
+        batch_size=_validate.positive_int,
+        members=_validate.positive_int,
+        noise_multiplier=_validate.non_negative,
+    )
     schedule = {
         "num_examples": FLAGS.num_examples,
         "batch_size": FLAGS.batch_size,
@@ -62,6 +74,9 @@ def main() -> None:
         "accountant": accounting.accountant_version(),
     }
     if FLAGS.json:
+        for name, value in summary.items():
+            if value == math.inf:  # which JSON cannot write
+                summary[name] = "infinite"
         print(json.dumps(summary, indent=2))
         return
     for name, value in summary.items():

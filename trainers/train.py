@@ -11,14 +11,12 @@ Examples:
   python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
-from keras_dpvit.errors import InputError
+from keras_dpvit import _validate
 from keras_dpvit.models.presets import preset_arguments, preset_for
-from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sampling import independent_parts
 from trainers import _cli, _flags
 
@@ -45,28 +43,31 @@ flags.DEFINE_string(
     "output_dir", None, "Where versions are written (default: savedmodels/DATASET)."
 )
 flags.DEFINE_integer("seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.")
+flags.adopt_module_key_flags(_flags)  # so that --help shows them
 
 
 def _check_flags() -> None:
     """What can be refused before any data is read."""
-    if FLAGS.members < 1:
-        raise InputError(f"--members must be a whole number above 0, got {FLAGS.members}.")
+    _flags.check_numbers(
+        epsilon=_validate.positive,
+        delta=_validate.open_unit_interval,
+        epochs=_validate.positive,
+        batch_size=_validate.positive_int,
+        members=_validate.positive_int,
+        learning_rate=_validate.positive,
+        l2_norm_clip=_validate.positive,
+        attention_noise_stddev=_validate.non_negative,
+        norm_noise_stddev=_validate.non_negative,
+        physical_batch_size=_validate.positive_int,
+    )
     if FLAGS.preset is not None:
         preset_arguments(FLAGS.preset)
-    # Sizes are not known yet: a plan over one record checks epsilon, delta and epochs.
-    PrivacyPlan.for_target(
-        epsilon=FLAGS.epsilon,
-        delta=FLAGS.delta,
-        num_examples=1000,
-        batch_size=100,
-        epochs=FLAGS.epochs,
-    )
 
 
 def main() -> None:
     """Runs the whole job."""
     _check_flags()
-    output_dir = pathlib.Path(FLAGS.output_dir or f"savedmodels/{FLAGS.dataset}")
+    output_dir = _flags.output_dir()
     shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
     data = _flags.load_dataset(shape)
     preset = FLAGS.preset or preset_for(data.image_shape)
@@ -83,7 +84,7 @@ def main() -> None:
     members, histories = _members.train_all(data, parts, preset, plans, FLAGS)
     result = _export.export_and_score(members, data, histories, output_dir, FLAGS)
     print()
-    print(result.model.privacy_statement())
+    print(result.card["statement"])
     print(result.table())
     sys.stdout.flush()
 

@@ -15,6 +15,7 @@ from keras_dpvit.layers.normalization import (
 )
 from keras_dpvit.layers.pooling import TokenMaxPooling
 from keras_dpvit.layers.position_gate import PositionGate
+from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PatchEmbedding",
     "PositionGate",
     "PositionTable",
+    "ScatteringTransform",
     "SelfAttention",
     "ThresholdAttention",
     "TokenDepthwiseConv",

@@ -18,15 +18,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     "dpvit_small_28": {
-        "description": "28x28 grey images (MNIST family), patch 4: 49 tokens, then 24",
+        "description": "28x28 grey images (MNIST family), patch 7: 16 tokens, then 8",
         "arguments": {
             "image_shape": (28, 28, 1),
-            "patch_size": 4,
+            "patch_size": 7,
             "hidden_dim": 64,
             "num_heads": 4,
             "stage_depths": (1, 1),
             "mlp_ratio": 2,
-            "position_stddev": 0.7,
+            "position_stddev": 1.0,
         },
     },
     "dpvit_small_32": {

@@ -72,8 +72,7 @@ class PrivatelyTrainable(_Base):
         public_data = kwargs.pop("public_data", False)
         if self._private_trainer is None:
             if not public_data:
-                unprotected = PrivacyLedger((_WITHOUT_PRIVACY,))
-                self._past_ledger = compose([self._past_ledger, unprotected], "shared")
+                self._note_training_without_privacy()
             return super().fit(x, y, **kwargs)
         return self._private_trainer.fit(super().fit, x, y, **kwargs)
 
@@ -89,7 +88,13 @@ class PrivatelyTrainable(_Base):
                 "train_on_batch cannot be private: the batch must be drawn by the plan's sampler; "
                 "call fit(x, y)."
             )
+        self._note_training_without_privacy()
         return super().train_on_batch(*args, **kwargs)
+
+    def _note_training_without_privacy(self) -> None:
+        if _WITHOUT_PRIVACY not in self._past_ledger.all_entries():
+            unprotected = PrivacyLedger((_WITHOUT_PRIVACY,))
+            self._past_ledger = compose([self._past_ledger, unprotected], "shared")
 
     @property
     def privacy_ledger(self) -> Ledger:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
 
 ACCOUNTANTS = ("rdp", "pld")
 ADJACENCY = "ADD_OR_REMOVE_ONE"
@@ -87,6 +88,7 @@ def calibrate_noise_multiplier(
         InputError: if an argument is out of range.
     """
     import dp_accounting
+    from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
 
     _validate.positive(epsilon=epsilon)
     _validate.open_unit_interval(delta=delta)
@@ -99,9 +101,15 @@ def calibrate_noise_multiplier(
         # PLD never asks for more noise than RDP, and is slow where there is little.
         most = calibrate_noise_multiplier(epsilon, delta, sampling_probability, steps, "rdp")
         bracket = dp_accounting.ExplicitBracketInterval(0.5 * most, 1.01 * most)
-    noise_multiplier = dp_accounting.calibrate_dp_mechanism(
-        lambda: make_accountant(accountant), event, epsilon, delta, bracket, tol=1e-4
-    )
+    try:
+        noise_multiplier = dp_accounting.calibrate_dp_mechanism(
+            lambda: make_accountant(accountant), event, epsilon, delta, bracket, tol=1e-4
+        )
+    except (ValueError, OverflowError, NoBracketIntervalFoundError) as error:
+        raise InputError(
+            f"epsilon={epsilon:g} at delta={delta:g} over {steps} steps is out of the reach of "
+            "calibration: no noise multiplier above 0.05 was found for it."
+        ) from error
     # The search ends on the private side; a target never overshot is worth one more look.
     while not epsilon_of_event(event(noise_multiplier), delta, accountant) <= epsilon:
         noise_multiplier = math.nextafter(noise_multiplier * (1 + 1e-6), math.inf)

@@ -210,6 +210,8 @@ def _check_schedule(num_examples: int, batch_size: int, epochs: float) -> None:
     _validate.positive_int(num_examples=num_examples)
     _validate.positive_int(batch_size=batch_size)
     _validate.positive(epochs=epochs)
+    if epochs * num_examples / batch_size > 1e9:
+        raise InputError(f"epochs must give at most 1e9 steps, got {epochs:g}.")
     if batch_size > num_examples:
         raise InputError(
             f"batch_size must not exceed the number of examples ({num_examples}), got {batch_size}."

@@ -13,12 +13,15 @@ from keras_dpvit.gradients.fallback import VectorizedRule
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.units import find_units
 from keras_dpvit.layers import (
+    ConvStem,
     DPLayerNormalization,
     GainAndBias,
+    LinearBranch,
     PositionGate,
     PositionTable,
     SelfAttention,
     ThresholdAttention,
+    TokenDepthwiseConv,
     TransformerBlock,
 )
 
@@ -131,13 +134,33 @@ def test_own_layers(name):
     assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
 
 
+CONVOLUTIONS = {
+    "same": lambda: keras.layers.Conv2D(3, 3, padding="same", activation="gelu"),
+    "valid_strided": lambda: keras.layers.Conv2D(5, (3, 2), strides=2, use_bias=False),
+    "dilated": lambda: keras.layers.Conv2D(2, 2, dilation_rate=2),
+    "stem": lambda: ConvStem(3),
+    "linear_branch": lambda: LinearBranch(3),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name):
+    units = check(functional((6, 6, 4), CONVOLUTIONS[name]()), normal(3, 6, 6, 4), 1e-4)
+    assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
+
+
+def test_token_depthwise_convolution():
+    units = check(functional((5, 4), TokenDepthwiseConv(3)), normal(3, 5, 4), 1e-4)
+    assert not isinstance(units[0].rule, VectorizedRule)
+
+
 def test_position_gate_alone():
     content = keras.ops.softmax(normal(3, 2, 9, 9)).numpy()
     check(functional((2, 9, 9), PositionGate()), content, 1e-4)
 
 
 FALLBACK_LAYERS = {
-    "conv2d": ((6, 6, 2), lambda: keras.layers.Conv2D(3, 3, activation="relu")),
+    "conv2d_groups": ((6, 6, 2), lambda: keras.layers.Conv2D(4, 3, groups=2)),
     "depthwise": ((6, 6, 2), lambda: keras.layers.DepthwiseConv2D(3)),
     "group_normalization": ((6, 6, 4), lambda: keras.layers.GroupNormalization(2)),
     "einsum_dense": ((5, 4), lambda: keras.layers.EinsumDense("abc,cd->abd", (None, 3))),

@@ -126,7 +126,7 @@ def test_split_costs_what_the_plan_says(noise_multiplier, batch_size):
         ({"noise_multiplier": float("nan")}, "noise_multiplier must"),
         ({"clipping": "median"}, "clipping must"),
         ({"sensitivity": 1.0}, "sensitivity must"),
-        ({"batch_size": 10, "noise_multiplier": 2.0}, "count_noise_stddev"),
+        ({"sensitivity": kd.DynamicSensitivity(count_noise_stddev=0.5)}, "count_noise_stddev"),
         ({"compositions": 0}, "compositions must"),
     ],
 )
@@ -270,3 +270,17 @@ def test_caps():
     assert float(kd.DynamicSensitivity(floor=0.5, combine="max").cap(np.float32(2.0))) == 2.0
     assert float(kd.DynamicSensitivity(floor=3.0, combine="max").cap(np.float32(2.0))) == 3.0
     assert kd.FixedSensitivity(1.5).cap(1.5) == 1.5
+
+
+def test_extremes_end_in_a_line_not_in_minutes():
+    for extreme in ({"epsilon": 1e9}, {"epochs": 1e300}):
+        arguments = {"epsilon": 3.0, "delta": 1e-5, "num_examples": 1000, "batch_size": 100}
+        with pytest.raises(InputError):
+            kd.PrivacyPlan.for_target(**{**arguments, "epochs": 2, **extreme})
+    hardly_any = kd.PrivacyLedger((a_plan(noise_multiplier=0.02).entry(300),))
+    assert set(statement.epsilons(hardly_any, 1e-5)) == {"rdp"}
+
+
+def test_small_batches_still_have_a_split():
+    plan = a_plan(batch_size=10, noise_multiplier=2.0)
+    assert plan.gradient_noise_multiplier == pytest.approx(2.0 / math.sqrt(0.75))

@@ -1,6 +1,8 @@
 """What users meet: fit, the ledger, refusals, saving."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -254,3 +256,24 @@ def test_training_without_privacy_enters_the_ledger(xy):
     model.compile(kd.DPKerasAdamOptimizer(a_plan()), LOSS)
     model.fit(*xy, verbose=0)
     assert model.privacy_ledger.epsilon(1e-5) == float("inf")  # privacy does not come back
+
+
+def test_train_on_batch_without_privacy_enters_the_ledger_too(xy):
+    model = a_model()
+    model.compile("sgd", LOSS)
+    model.train_on_batch(*xy)
+    model.train_on_batch(*xy)
+    assert len(model.privacy_ledger.all_entries()) == 1
+    assert model.privacy_ledger.epsilon(1e-5) == float("inf")
+
+
+def test_a_saved_model_loads_in_a_fresh_process(xy, tmp_path):
+    model = compiled()
+    model.fit(*xy, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import sys, keras_dpvit as kd\n"
+        "model = kd.load_model(sys.argv[1])\n"
+        "assert [e.steps for e in model.privacy_ledger.all_entries()] == [3]\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.keras"], check=True)

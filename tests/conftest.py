@@ -1,0 +1,58 @@
+"""What several rooms' tests share; the TensorFlow work in it is done once a session."""
+
+import os
+
+import pytest
+
+# Before anything imports TensorFlow, which reads it once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def digit_images():
+    """scikit-learn's digits, 1437 to train on and 360 held out."""
+    from keras_dpvit import datasets
+
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def trained_members(digit_images):
+    """Two small classifiers, each trained on the digits for a few private steps.
+
+    They have layers' noise while training, so that tests see whether it stays behind.
+    """
+    import keras
+
+    import keras_dpvit as kd
+
+    members = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        plan = kd.PrivacyPlan(
+            num_examples=len(digit_images.x_train),
+            batch_size=256,
+            epochs=4,
+            delta=1e-4,
+            noise_multiplier=1.5 + 0.5 * seed,
+            seed=seed,
+        )
+        model = kd.DPViTClassifier.from_preset(
+            "dpvit_tiny_8", num_classes=10, attention_noise_stddev=0.01, norm_noise_stddev=0.01
+        )
+        model.compile(
+            kd.DPKerasAdamOptimizer(plan, learning_rate=5e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+        model.fit(digit_images.x_train, digit_images.y_train, epochs=4, verbose=0)
+        members.append(model)
+    return members
+
+
+@pytest.fixture(scope="session")
+def trained_fusion(trained_members):
+    """The two members fused, as trained on the same records."""
+    import keras_dpvit as kd
+
+    return kd.FusedClassifier(trained_members, members_data="shared")

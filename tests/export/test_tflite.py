@@ -1,0 +1,106 @@
+"""The TFLite file, run by ai_edge_litert."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+import keras_dpvit as kd
+from keras_dpvit.errors import InputError
+from keras_dpvit.export.running import TFLiteRunner
+
+
+@pytest.fixture(scope="module")
+def exported(trained_fusion, tmp_path_factory):
+    path = tmp_path_factory.mktemp("lite") / "sub" / "model.tflite"
+    kd.export.tflite(trained_fusion, path)
+    return path
+
+
+def test_same_top_1_on_200_digits(exported, trained_fusion, digit_images):
+    images = digit_images.x_test[:200].astype("float32")
+    # The plain interpreter, as an app would run it.
+    predict = Interpreter(model_path=str(exported)).get_signature_runner("serving_default")
+    outputs = [predict(images=image[None]) for image in images]
+    expected = trained_fusion.predict(images, verbose=0)
+    best = expected["probabilities"].argmax(axis=1)
+    assert len(set(best)) > 5
+    np.testing.assert_array_equal([int(out["class_id"][0]) for out in outputs], best)
+    for name in ("probabilities", "weights", "member_probabilities"):
+        found = np.concatenate([out[name] for out in outputs])
+        np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-4)
+
+
+def test_runner_gives_all_outputs(exported, trained_fusion, digit_images):
+    images = digit_images.x_test[:5]
+    runner = TFLiteRunner(exported)
+    assert runner.image_shape == (8, 8, 1)
+    found = runner.predict(images)
+    assert set(found) == {"probabilities", "class_id", "weights", "member_probabilities"}
+    expected = trained_fusion.predict(images.astype("float32"), verbose=0)
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["replace", "write_bytes"])
+def test_failed_write_leaves_the_old_file_and_nothing_else(
+    trained_members, tmp_path, monkeypatch, place
+):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    failure = OSError(28, "No space left on device")
+
+    def half(self, data):
+        with self.open("wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise failure
+
+    def none(*args):
+        raise failure
+
+    if place == "replace":
+        monkeypatch.setattr(os, "replace", none)
+    else:
+        monkeypatch.setattr(pathlib.Path, "write_bytes", half)
+    monkeypatch.setitem(kd.export.tflite.__globals__, "convert", lambda served: b"new" * 9)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        kd.export.tflite(trained_members[0], path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
+    assert path.read_bytes() == b"old"
+
+
+def test_noise_at_inference_is_refused(tmp_path):
+    backbone = kd.DPViTBackbone(
+        (4, 4, 1),
+        patch_size=2,
+        hidden_dim=8,
+        num_heads=2,
+        norm_noise_stddev=0.1,
+        noise_at_inference=True,
+    )
+    with pytest.raises(InputError, match="model must not draw noise at inference"):
+        kd.export.tflite(kd.DPViTClassifier(backbone, 3), tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.tflite is not a file"):
+        TFLiteRunner(tmp_path / "nothing.tflite")
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(b"no flatbuffer" * 20)
+    with pytest.raises(InputError, match="cannot be loaded as TFLite") as caught:
+        TFLiteRunner(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_keras_weights_are_not_changed_by_exporting(trained_members, tmp_path):
+    model = trained_members[0]
+    before = model.get_weights()
+    kd.export.saved_model(model, tmp_path / "1")
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert keras.backend.backend() == "tensorflow"
+    assert tf.saved_model.contains_saved_model(str(tmp_path / "1"))

@@ -1,0 +1,193 @@
+"""What every layer owes Keras and its neighbours in the batch."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dpvit import layers
+
+GRID = [[0.5, 0.0], [2.5, 0.0], [0.5, 1.0], [2.5, 1.0]]
+THREE_BY_THREE = [[x, y] for y in range(3) for x in range(3)]
+NOISE = {"attention_noise_stddev": 0.05}
+BOTH = {**NOISE, "norm_noise_stddev": 0.05}
+
+# name: the layer from further keyword arguments, and the shape of an input
+CASES = {
+    "patches": (lambda **k: layers.PatchEmbedding(2, 6, **k), (3, 4, 6, 2)),
+    "table": (lambda **k: layers.PositionTable(0.5, **k), (3, 5, 4)),
+    "image": (lambda **k: layers.ImageStandardization(0.5, **k), (3, 4, 6, 2)),
+    "pooling": (lambda **k: layers.TokenMaxPooling(**k), (3, 7, 4)),
+    "pooling_padded": (lambda **k: layers.TokenMaxPooling(3, 2, 1, **k), (3, 7, 4)),
+    "gain": (lambda **k: layers.GainAndBias(**k), (3, 5, 4)),
+    "gain_alone": (lambda **k: layers.GainAndBias(use_bias=False, **k), (3, 5, 4)),
+    "norm": (lambda **k: layers.DPLayerNormalization(epsilon=1e-4, **k), (3, 5, 4)),
+    "norm_noisy": (
+        lambda **k: layers.DPLayerNormalization(0.1, True, use_bias=False, seed=7, **k),
+        (3, 5, 4),
+    ),
+    "attention": (lambda **k: layers.SelfAttention(2, **k), (3, 5, 8)),
+    "attention_noisy": (lambda **k: layers.SelfAttention(2, 0.05, seed=7, **k), (3, 5, 8)),
+    "threshold": (
+        lambda **k: layers.ThresholdAttention(2, GRID, 0.5, **k),
+        (3, 4, 8),
+    ),
+    "threshold_noisy": (
+        lambda **k: layers.ThresholdAttention(4, seed=7, noise_at_inference=True, **NOISE, **k),
+        (3, 9, 8),
+    ),
+    "gate": (lambda **k: layers.PositionGate(GRID, 2.0, **k), (3, 2, 4, 4)),
+    "gate_square": (lambda **k: layers.PositionGate(**k), (3, 5, 9, 9)),
+    "block": (lambda **k: layers.TransformerBlock(2, 12, **k), (3, 5, 8)),
+    "block_threshold": (
+        lambda **k: layers.TransformerBlock(2, 12, "threshold", GRID, 0.7, seed=7, **BOTH, **k),
+        (3, 4, 8),
+    ),
+    "stem": (lambda **k: layers.ConvStem(3, **k), (3, 5, 4, 2)),
+    "scattering": (lambda **k: layers.ScatteringTransform(1, 3, **k), (3, 8, 8, 2)),
+    "depthwise": (lambda **k: layers.TokenDepthwiseConv(5, **k), (3, 7, 4)),
+    "branch": (lambda **k: layers.LinearBranch(3, 2, **k), (3, 3, 4, 6)),
+    "fusion": (lambda **k: layers.AdaptiveWeightedFusion(**k), (3, 2, 4)),
+}
+NOISY = [name for name in CASES if "noisy" in name or name == "block_threshold"]
+
+
+def inputs(name, seed=0):
+    shape = CASES[name][1]
+    x = np.random.default_rng(seed).standard_normal(shape).astype("float32")
+    if "gate" in name or name == "fusion":  # these take distributions
+        x = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    return x
+
+
+def call(layer, x, training=False):
+    """All outputs of a layer as NumPy arrays, float32."""
+    takes_training = layer._call_has_training_arg
+    outputs = layer(x, training=training) if takes_training else layer(x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [keras.ops.convert_to_numpy(keras.ops.cast(out, "float32")) for out in outputs]
+
+
+def twins(name, shake, **arguments):
+    """Two layers with equal weights, off their initial values, and equal states of the noise."""
+    make, shape = CASES[name]
+    first, second = make(**arguments), make(**arguments)
+    for layer in (first, second):
+        layer.build((None, *shape[1:]))
+    shake(first)
+    second.set_weights(first.get_weights())
+    return first, second
+
+
+def test_every_layer_of_the_room_is_here():
+    made = {type(make()) for make, _ in CASES.values()}
+    assert {cls.__name__ for cls in made} == set(layers.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_round_trip(name):
+    layer = CASES[name][0](name="mine", dtype=keras.DTypePolicy("mixed_bfloat16"))
+    config = json.loads(json.dumps(layer.get_config()))
+    again = type(layer).from_config(config)
+    assert again.get_config() == layer.get_config()
+    assert again.name == "mine"
+    assert again.dtype_policy.name == "mixed_bfloat16"
+    if type(layer).__init__ is not keras.layers.Layer.__init__:
+        arguments = inspect.signature(type(layer)).parameters
+        assert set(arguments) - {"kwargs"} <= set(config)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_declared_shape_is_the_real_one(name):
+    layer, x = CASES[name][0](), inputs(name)
+    real = [out.shape for out in call(layer, x)]
+    for batch in (len(x), None):
+        declared = layer.compute_output_shape((batch, *x.shape[1:]))
+        declared = [declared] if len(real) == 1 else list(declared)
+        assert [tuple(shape) for shape in declared] == [(batch, *shape[1:]) for shape in real]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_batch_of_one_gives_what_the_batch_gives(name, shake):
+    layer, _ = twins(name, shake)
+    layer.noise_at_inference = False  # it would differ from call to call
+    x = inputs(name)
+    together = call(layer, x)
+    for i in range(len(x)):
+        for alone, row in zip(call(layer, x[i : i + 1]), together, strict=True):
+            np.testing.assert_allclose(alone[0], row[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_no_example_touches_another(name, training, shake):
+    first, second = twins(name, shake)
+    x = inputs(name)
+    changed = x.copy()
+    changed[1] = inputs(name, seed=1)[1]
+    outputs = zip(call(first, x, training), call(second, changed, training), strict=True)
+    moved = 0.0
+    for before, after in outputs:
+        np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
+        moved += np.abs(before[1] - after[1]).max()
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", CASES)
+def test_low_precision_is_finite_and_close(name, policy, shake):
+    exact, _ = twins(name, shake)
+    rough = CASES[name][0](dtype=policy)
+    x = inputs(name)
+    rough.build((None, *x.shape[1:]))
+    rough.set_weights(exact.get_weights())
+    assert all(keras.backend.standardize_dtype(w.dtype) == "float32" for w in rough.weights)
+    tolerance = 0.15 if policy == "mixed_bfloat16" else 0.02
+    for training in (False, True):
+        pairs = zip(call(exact, x, training), call(rough, x, training), strict=True)
+        for expected, found in pairs:
+            assert np.isfinite(found).all()
+            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_follows_the_seed(name, shake):
+    first, second = twins(name, shake)
+    x = inputs(name)
+    (one,), (same,) = call(first, x, True), call(second, x, True)
+    np.testing.assert_array_equal(one, same)
+    (later,) = call(first, x, True)
+    assert np.abs(one - later).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_without_a_seed_is_fresh(name):
+    config = CASES[name][0]().get_config()
+    cls = type(CASES[name][0]())
+    x = inputs(name)
+    outputs = []
+    weights = None
+    for _ in range(2):
+        layer = cls.from_config({**config, "seed": None})
+        layer.build((None, *x.shape[1:]))
+        weights = weights or layer.get_weights()
+        layer.set_weights(weights)
+        outputs.append(call(layer, x, True)[0])
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_saved_layer_gives_the_same(name, shake, tmp_path):
+    x = inputs(name)
+    layer, twin = twins(name, shake)
+    tensor = keras.Input(x.shape[1:])
+    keras.Model(tensor, layer(tensor)).save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras").layers[-1]
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
+    for training in (False, True):  # a loaded layer's noise starts from its seed
+        pairs = zip(call(twin, x, training), call(again, x, training), strict=True)
+        for expected, found in pairs:
+            np.testing.assert_array_equal(found, expected)

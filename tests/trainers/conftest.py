@@ -1,0 +1,84 @@
+"""Running the programs as a user types them, and data for them to read."""
+
+import hashlib
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs `python -m trainers.PROGRAM FLAGS...` from a directory."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The programs quieten TensorFlow themselves; what a developer has set shall not help them.
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+
+    def run_program(program, *flags, cwd):
+        return subprocess.run(
+            [sys.executable, "-m", f"trainers.{program}", *map(str, flags)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=environment,
+            timeout=600,
+        )
+
+    return run_program
+
+
+@pytest.fixture(scope="session")
+def file_digests():
+    """Every file below a directory by its relative path, with a digest of its bytes."""
+
+    def digests(directory):
+        return {
+            str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in directory.rglob("*")
+            if path.is_file()
+        }
+
+    return digests
+
+
+@pytest.fixture(scope="session")
+def write_idx():
+    """Writes the four files of an MNIST-like data set of 8x8 images."""
+
+    def write(folder, labels=(0, 1, 2, 1, 0), num_labels=None, cut=0):
+        folder.mkdir(parents=True)
+        labels = np.asarray(labels, np.uint8)
+        images = np.zeros((len(labels), 8, 8), np.uint8)
+        for part in ("train", "t10k"):
+            told = labels if num_labels is None or part == "t10k" else labels[:num_labels]
+            body = struct.pack(">4I", 0x803, len(images), 8, 8) + images.tobytes()
+            end = len(body) - (cut if part == "train" else 0)
+            (folder / f"{part}-images-idx3-ubyte").write_bytes(body[:end])
+            body = struct.pack(">2I", 0x801, len(told)) + told.tobytes()
+            (folder / f"{part}-labels-idx1-ubyte").write_bytes(body)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_images():
+    """Writes a folder of PNG files: dark ones in one class, bright ones in the other."""
+
+    def write(folder, number=30, size=(8, 8)):
+        rng = np.random.default_rng(0)
+        for name, base in (("bright", 150), ("dark", 0)):
+            (folder / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = (base + rng.integers(0, 100, size)).astype(np.uint8)
+                PIL.Image.fromarray(pixels).save(folder / name / f"{i}.png")
+        return folder
+
+    return write

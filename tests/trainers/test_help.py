@@ -1,0 +1,38 @@
+"""`--help` of every program."""
+
+import pytest
+
+FLAGS = {
+    "plan": ["accountant", "batch_size", "delta", "epochs", "epsilon", "json", "members"],
+    "train": [
+        "batch_size",
+        "data_dir",
+        "dataset",
+        "delta",
+        "epochs",
+        "epsilon",
+        "image_size",
+        "members",
+        "members_data",
+        "output_dir",
+        "preset",
+        "seed",
+    ],
+    "evaluate": ["data_dir", "dataset", "image_size", "json", "saved_model", "tflite"],
+}
+
+
+@pytest.mark.parametrize("program", FLAGS)
+def test_help_has_examples_and_every_flag(run, program, tmp_path):
+    result = run(program, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "Examples:" in result.stdout
+    assert f"python -m trainers.{program} --" in result.stdout
+    missing = [
+        name
+        for name in FLAGS[program]
+        if f"  --{name}:" not in result.stdout and f"  --[no]{name}:" not in result.stdout
+    ]
+    assert missing == []
+    assert list(tmp_path.iterdir()) == []
