@@ -24,6 +24,7 @@ _HOME = {
     "DPKerasAdamOptimizer": "training.optimizers",
     "load_model": "loading",
     "make_private": "training.dp_model",
+    "validate": "training.validation",
 }
 _ROOMS = (
     "datasets", "export", "gradients", "layers", "models", "privacy", "training",

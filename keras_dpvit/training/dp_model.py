@@ -7,6 +7,7 @@ import keras
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.units import find_units
 from keras_dpvit.models.private_training import PrivatelyTrainable
+from keras_dpvit.training.validation import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
@@ -60,8 +61,9 @@ def make_private(model: Any) -> DPModel:
         model: a built Keras model with one input and one output, whose examples do not mix.
 
     Raises:
-        InputError: if the model is not built, has several inputs or outputs, or has a layer that
-            cannot give per-example gradients (see `gradients.units.find_units`).
+        InputError: if the model is not built, has several inputs or outputs, mixes examples (see
+            `training.validation.validate`), or has a layer that cannot give per-example gradients
+            (see `gradients.units.find_units`).
     """
     if isinstance(model, PrivatelyTrainable):
         raise InputError(f"model is private already: {type(model).__name__}.")
@@ -71,4 +73,5 @@ def make_private(model: Any) -> DPModel:
     if not all(isinstance(shape, tuple) for shape in shapes):
         raise InputError("model must have one input and one output tensor.")
     find_units(model)
+    validate(model)
     return DPModel(model)

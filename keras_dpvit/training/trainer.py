@@ -18,6 +18,7 @@ from keras_dpvit.privacy.sensitivity import release_weights
 from keras_dpvit.training import inputs
 from keras_dpvit.training.losses import per_example_loss
 from keras_dpvit.training.optimizers import PrivateGradients
+from keras_dpvit.training.validation import validate
 
 DEFAULT_PHYSICAL_BATCH_SIZE = 256
 
@@ -45,8 +46,11 @@ class PrivateTrainer:
         self.plan = plan
         self._jit_compile = jit_compile is True
         self._physical_batch_size = min(plan.batch_size, DEFAULT_PHYSICAL_BATCH_SIZE)
-        self._sampling_key = randomness.new_key(plan.seed, "sampling")
-        noise_key = randomness.new_key(plan.seed, "noise")
+        # Steps that the model has on record enter a seeded key: trained on under the same seed, it
+        # must not meet noise that an earlier sum has had.
+        past = sum(entry.steps for entry in model.privacy_ledger.all_entries())
+        self._sampling_key = randomness.new_key(plan.seed, f"sampling after {past}")
+        noise_key = randomness.new_key(plan.seed, f"noise after {past}")
         # A variable, not a constant: a traced graph must not carry the key.
         self._noise_key = tf.Variable(np.frombuffer(noise_key[:16], np.int64), trainable=False)
         self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -94,6 +98,7 @@ class PrivateTrainer:
                 "its cost will be added."
             )
         self._prepare(physical_batch_size)
+        validate(self._model, self._losses, y[:1])
         self._note_disclosures(arguments)
         callbacks = [*(callbacks or []), _StopWithPlan(self)]
         self._in_fit = True
