@@ -1,11 +1,26 @@
 """What several rooms' tests share; the TensorFlow work in it is done once a session."""
 
+import hashlib
 import os
 
 import pytest
 
 # Before anything imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def file_digests():
+    """Every file below a directory by its relative path, with a digest of its bytes."""
+
+    def digests(directory):
+        return {
+            str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in directory.rglob("*")
+            if path.is_file()
+        }
+
+    return digests
 
 
 @pytest.fixture(scope="session")

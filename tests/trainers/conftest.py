@@ -1,6 +1,5 @@
 """Running the programs as a user types them, and data for them to read."""
 
-import hashlib
 import os
 import pathlib
 import struct
@@ -32,20 +31,6 @@ def run():
         )
 
     return run_program
-
-
-@pytest.fixture(scope="session")
-def file_digests():
-    """Every file below a directory by its relative path, with a digest of its bytes."""
-
-    def digests(directory):
-        return {
-            str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in directory.rglob("*")
-            if path.is_file()
-        }
-
-    return digests
 
 
 @pytest.fixture(scope="session")
