@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import math
 from typing import Any
 
 from keras_dpvit import _validate
@@ -190,15 +189,6 @@ class DynamicSensitivity(Sensitivity):
         estimate, _, _ = query.get_noised_result(count_below + noise, global_state)
         # Post-processing: a geometric walk that reached 0 or infinity would never come back.
         return tf.clip_by_value(estimate, self.floor, max(_LARGEST_NORM, self.initial))
-
-
-def effective_noise_multiplier(gradient_multiplier: float, count_stddev: float) -> float:
-    """The single multiplier of a step's releases: the inverse of `Sensitivity.split`."""
-    if gradient_multiplier == 0:
-        return 0.0
-    if count_stddev == 0:
-        return gradient_multiplier
-    return 1 / math.sqrt(gradient_multiplier**-2 + (2 * count_stddev) ** -2)
 
 
 _BY_NAME: dict[str, type[Any]] = {cls.name: cls for cls in (FixedSensitivity, DynamicSensitivity)}

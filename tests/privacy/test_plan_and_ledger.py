@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.privacy import accounting, ledger, sensitivity, statement, tf_privacy
+from keras_dpvit.privacy import accounting, ledger, statement, tf_privacy
 
 
 def a_plan(**changes):
@@ -103,8 +103,6 @@ def test_split_costs_what_the_plan_says(noise_multiplier, batch_size):
     dynamic = kd.DynamicSensitivity()
     gradient, count = dynamic.split(noise_multiplier, batch_size)
     assert gradient > noise_multiplier
-    together = sensitivity.effective_noise_multiplier(gradient, count)
-    assert together == pytest.approx(noise_multiplier)
     # The joint release is one Gaussian: whitened, a record moves it by 1/z_g and (1/2)/s.
     assert math.hypot(1 / gradient, 0.5 / count) == pytest.approx(1 / noise_multiplier)
     assert kd.FixedSensitivity().split(noise_multiplier, batch_size) == (noise_multiplier, 0.0)
