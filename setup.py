@@ -11,7 +11,16 @@ VERSION = re.search(
 ).group(1)
 
 EDGE = ["ai-edge-litert>=2.1"]
-TEST = [*EDGE, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8.0", "pytest-xdist>=3.0", "ruff>=0.5"]
+HUB = ["keras-hub==0.32.*"]
+TEST = [
+    *EDGE,
+    *HUB,
+    "hypothesis>=6.100",
+    "mypy>=1.10",
+    "pytest>=8.0",
+    "pytest-xdist>=3.0",
+    "ruff>=0.5",
+]
 
 setuptools.setup(
     name="keras_dpvit",
@@ -29,6 +38,7 @@ setuptools.setup(
         "importlib-resources>=5.0",  # tensorflow-datasets 4.9.10 imports it and declares it not
         "keras>=3.15,<4",
         "kymatio==0.3.0",  # filters of the scattering transform
+        "matplotlib>=3.8",
         "numpy>=1.26,<2",  # TensorFlow Privacy's ~=1.21
         "pillow>=10.0",
         "scikit-learn>=1.4",
@@ -37,5 +47,5 @@ setuptools.setup(
         "tensorflow-privacy==0.9.0",
         "tqdm>=4.60",
     ],
-    extras_require={"edge": EDGE, "test": TEST},
+    extras_require={"edge": EDGE, "hub": HUB, "test": TEST},
 )

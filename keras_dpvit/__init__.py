@@ -19,15 +19,19 @@ _HOME = {
     "DPViTBackbone": "models.backbone",
     "DPViTClassifier": "models.classifier",
     "FusedClassifier": "models.fused",
+    "describe": "models.description",
     "AdaptiveWeightedFusion": "layers.fusion",
     "DPKerasSGDOptimizer": "training.optimizers",
     "DPKerasAdamOptimizer": "training.optimizers",
+    "choose_trainable": "models.trainable",
+    "load_initial_weights": "training.fine_tuning",
     "load_model": "loading",
     "make_private": "training.dp_model",
+    "PerClassBinaryCrossentropy": "training.losses",
     "validate": "training.validation",
 }
 _ROOMS = (
-    "datasets", "export", "gradients", "layers", "models", "privacy", "training",
+    "datasets", "export", "gradients", "layers", "models", "plots", "privacy", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_ROOMS]

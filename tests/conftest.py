@@ -71,3 +71,19 @@ def trained_fusion(trained_members):
     import keras_dpvit as kd
 
     return kd.FusedClassifier(trained_members, members_data="shared")
+
+
+@pytest.fixture(scope="session")
+def described_presets():
+    """Every named size: what it is made of, and its drawing. The largest takes seconds to build."""
+    from keras_dpvit.models.classifier import DPViTClassifier
+    from keras_dpvit.models.description import describe
+    from keras_dpvit.models.presets import PRESETS
+    from keras_dpvit.plots import architecture_figure
+
+    described = {}
+    for name, preset in PRESETS.items():
+        model = DPViTClassifier.from_preset(name, num_classes=preset["num_classes"])
+        assert model.count_params() == describe(model)["parameters"]
+        described[name] = describe(model), architecture_figure(model)
+    return described

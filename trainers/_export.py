@@ -25,7 +25,7 @@ KERAS_NAME = "model.keras"
 RUN_NAME = "run.json"
 
 # Flags kept out of run.json, for it travels: a seed is a secret, and places tell of the machine.
-_STAY_HERE = ("seed", "data_dir", "output_dir")
+_STAY_HERE = ("seed", "data_dir", "output_dir", "init_weights")
 
 
 @dataclasses.dataclass

@@ -2,15 +2,18 @@
 
 import dataclasses
 import math
+import pathlib
 import sys
 from typing import Any
 
 from absl import flags
 
 from keras_dpvit.datasets import ImageData
+from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.clipping import clipping_from_dict
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import DynamicSensitivity, FixedSensitivity, Sensitivity
+from trainers import _cli
 
 _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 
@@ -47,10 +50,13 @@ def plans(num_examples: int, options: flags.FlagValues) -> list[PrivacyPlan]:
 
 def describe(plan: PrivacyPlan, data: ImageData, preset: str, options: flags.FlagValues) -> str:
     """What will be trained, in a few lines."""
+    part = {"all": "", "head": ", the head alone", "bias": ", biases and the head alone"}[
+        options.trainable
+    ]
     return (
         f"{data.name}: {len(data.x_train)} images to train on, {len(data.x_test)} held out, "
         f"{len(data.class_names)} classes\n"
-        f"{options.members} x {preset} ({options.members_data} data), budget epsilon "
+        f"{options.members} x {preset} ({options.members_data} data){part}, budget epsilon "
         f"{options.epsilon:g} at delta {options.delta:g}\n"
         f"each: {plan.steps} steps, expected batch {plan.batch_size}, noise multiplier "
         f"{plan.noise_multiplier:.4g}"
@@ -71,6 +77,39 @@ def train_all(
     return members, histories
 
 
+def _start(model: Any, options: flags.FlagValues) -> None:
+    """Gives a new member the weights and the choice of variables that the flags name."""
+    import keras_dpvit as kd
+
+    if options.init_weights is not None:
+        with _cli.quiet_stderr():
+            initial = kd.load_initial_weights(model, options.init_weights)
+        _describe_start(initial, options)
+    kd.choose_trainable(model, options.trainable)
+
+
+def _describe_start(initial: Any, options: flags.FlagValues) -> None:
+    name = pathlib.Path(options.init_weights).name
+    head = "with its head" if initial.has_head else "the head is new: the file's does not fit"
+    print(f"Starts from {name}, {head}.", flush=True)
+    if not initial.has_ledger:
+        print("It has no privacy ledger: the records behind it are taken as public.", flush=True)
+    elif initial.ledger.all_entries():
+        epsilon = initial.ledger.epsilon(options.delta)
+        if math.isinf(epsilon):
+            print(
+                f"warning: {name} was trained without privacy, so the epsilon of what starts from "
+                "it is infinite.",
+                file=sys.stderr,
+            )
+        else:
+            print(
+                f"Its training cost epsilon {statement.format_epsilon(epsilon)} at delta "
+                f"{options.delta:g}, which is added to this one's.",
+                flush=True,
+            )
+
+
 def _train(
     data: ImageData, x: Any, y: Any, preset: str, plan: PrivacyPlan, options: flags.FlagValues
 ) -> tuple[Any, dict[str, list[float]]]:
@@ -87,13 +126,18 @@ def _train(
         attention_noise_stddev=options.attention_noise_stddev,
         norm_noise_stddev=options.norm_noise_stddev,
     )
+    _start(model, options)
     make = {"adam": kd.DPKerasAdamOptimizer, "sgd": kd.DPKerasSGDOptimizer}[options.optimizer]
+    losses = {
+        "softmax": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "per_class": kd.PerClassBinaryCrossentropy(),
+    }
     rate = options.learning_rate
     if rate is None:
         rate = _DEFAULT_LEARNING_RATES[options.optimizer]
     model.compile(
         optimizer=make(plan, learning_rate=rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=losses[options.loss],
         metrics=["accuracy"],
     )
     history = model.fit(

@@ -9,6 +9,7 @@ Examples:
   python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \
       --output_dir=savedmodels/fmnist
   python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
+  python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
 """
 
 import sys
@@ -18,6 +19,7 @@ from absl import flags
 from keras_dpvit import _validate
 from keras_dpvit.models.presets import preset_arguments, preset_for
 from keras_dpvit.privacy.sampling import independent_parts
+from keras_dpvit.training.fine_tuning import check_path
 from trainers import _cli, _flags
 
 FLAGS = flags.FLAGS
@@ -31,6 +33,24 @@ flags.DEFINE_enum(
     ["shared", "disjoint"],
     "shared: every member sees all records and their costs compose within the budget. disjoint: "
     "each record goes to one member, drawn for itself, and each member has the whole budget.",
+)
+flags.DEFINE_string(
+    "init_weights",
+    None,
+    "Start every member from this .keras or .weights.h5 file of one model of the same preset. A "
+    ".keras file's own privacy cost is added; behind a .weights.h5 file the records are public.",
+)
+flags.DEFINE_enum(
+    "trainable",
+    "all",
+    ["all", "head", "bias"],
+    "What is trained: all, the head alone, or biases and the head.",
+)
+flags.DEFINE_enum(
+    "loss",
+    "softmax",
+    ["softmax", "per_class"],
+    "softmax cross-entropy, or binary cross-entropy of each class (the paper's eq 7).",
 )
 flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "Which private optimizer.")
 flags.DEFINE_float("learning_rate", None, "Learning rate (default: 5e-3 for adam, 0.5 for sgd).")
@@ -62,6 +82,8 @@ def _check_flags() -> None:
     )
     if FLAGS.preset is not None:
         preset_arguments(FLAGS.preset)
+    if FLAGS.init_weights is not None:
+        check_path(FLAGS.init_weights)
 
 
 def main() -> None:

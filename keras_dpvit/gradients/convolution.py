@@ -16,48 +16,90 @@ from keras_dpvit.gradients.rules import (
 from keras_dpvit.layers.convolution import TokenDepthwiseConv
 
 
+@register_rule(keras.layers.Conv1D)
 @register_rule(keras.layers.Conv2D)
-class Conv2DRule(GradientRule):
+class ConvRule(GradientRule):
     """A convolution is a Dense layer on patches: each place is a token, each window its input."""
 
     tap = "activation"
+    variable_names = ("_kernel", "bias")
 
     def supports(self, layer: Any) -> bool:
-        return (
-            layer.groups == 1
-            and layer.data_format == "channels_last"
-            and layer.padding in ("same", "valid")
-        )
+        return layer.groups == 1 and layer.data_format == "channels_last"
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        return token_norms(*self._tokens(layer, calls), layer.use_bias)
+        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        return token_norms(*self._tokens(layer, calls), kernel, bias)
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        kernel, *bias = token_sums(*self._tokens(layer, calls), weights, layer.use_bias)
-        return [tf.reshape(kernel, layer.kernel.shape), *bias]
+        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        sums = token_sums(*self._tokens(layer, calls), weights, kernel, bias)
+        if kernel:
+            sums[0] = tf.reshape(sums[0], layer.kernel.shape)
+        return sums
 
     def _tokens(self, layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:
-        inputs, gradients = [], []
-        for call in calls:
-            windows = tf.image.extract_patches(
-                full_precision(call.inputs),
-                sizes=[1, *layer.kernel_size, 1],
-                strides=[1, *layer.strides, 1],
-                rates=[1, *layer.dilation_rate, 1],
-                padding=layer.padding.upper(),
-            )
-            places = windows.shape[1] * windows.shape[2]
-            inputs.append(tf.reshape(windows, (-1, places, windows.shape[-1])))
-            gradient = full_precision(call.gradient)
-            gradients.append(tf.reshape(gradient, (-1, places, gradient.shape[-1])))
+        inputs = [_windows(layer, full_precision(call.inputs)) for call in calls]
+        gradients = [_places(full_precision(call.gradient)) for call in calls]
         return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
+
+
+@register_rule(keras.layers.DepthwiseConv1D)
+@register_rule(keras.layers.DepthwiseConv2D)
+class DepthwiseConvRule(InstantiatedRule):
+    """By channel c and its output m: the gradient in `w_kcm` is `sum_t g_tcm x_(t+k)c`."""
+
+    tap = "activation"
+    variable_names = ("kernel", "bias")
+
+    def supports(self, layer: Any) -> bool:
+        return bool(layer.data_format == "channels_last")
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        *taps, channels, multiplier = layer.kernel.shape
+        gradient = _places(full_precision(call.gradient))
+        windows = _windows(layer, full_precision(call.inputs))
+        places = windows.shape[1]
+        kernel = tf.einsum(
+            "btkc,btcm->bkcm",
+            tf.reshape(windows, (-1, places, windows.shape[2] // channels, channels)),
+            tf.reshape(gradient, (-1, places, channels, multiplier)),
+        )
+        gradients = [tf.reshape(kernel, (-1, *taps, channels, multiplier))]
+        if layer.bias is not None:
+            gradients.append(tf.reduce_sum(gradient, axis=1))
+        return gradients
 
 
 @register_rule(TokenDepthwiseConv)
 class TokenDepthwiseConvRule(InstantiatedRule):
     """`y_t = sum_k w_k x_(t+k)` by channel: the gradient in `w_k` is `sum_t g_t x_(t+k)`."""
 
+    variable_names = ("kernel",)
+
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         gradient = full_precision(call.gradient)
         windows = [full_precision(x) for x in layer.shifted(call.inputs)]
         return [tf.stack([tf.reduce_sum(gradient * x, axis=1) for x in windows], axis=1)]
+
+
+def _windows(layer: Any, inputs: Any) -> Any:
+    """What the kernel sees at each place, `(records, places, taps * channels)`."""
+    lists = [list(each) for each in (layer.kernel_size, layer.strides, layer.dilation_rate)]
+    padding = layer.padding
+    if layer.rank == 1:  # a row of an image of height 1
+        if padding == "causal":
+            past = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+            inputs, padding = tf.pad(inputs, [[0, 0], [past, 0], [0, 0]]), "valid"
+        inputs = inputs[:, None]
+        lists = [[1, *each] for each in lists]
+    sizes, strides, rates = ([1, *each, 1] for each in lists)
+    return _places(tf.image.extract_patches(inputs, sizes, strides, rates, padding=padding.upper()))
+
+
+def _places(tensor: Any) -> Any:
+    """`(records, places, channels)`, whatever the number of spatial axes."""
+    places = 1
+    for side in tensor.shape[1:-1]:
+        places *= side
+    return tf.reshape(tensor, (-1, places, tensor.shape[-1]))

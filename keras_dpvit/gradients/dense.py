@@ -24,47 +24,60 @@ class DenseRule(GradientRule):
     """
 
     tap = "activation"
+    variable_names = ("_kernel", "bias")
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        return token_norms(*_tokens(calls), layer.use_bias)
+        return token_norms(
+            *_tokens(calls), self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        )
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        return token_sums(*_tokens(calls), weights, layer.use_bias)
+        return token_sums(
+            *_tokens(calls), weights, self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        )
 
 
-def token_norms(inputs: Any, gradients: Any, use_bias: bool) -> Any:
-    """Squared norms `(records,)` of `sum_t x_t g_t^T`, and of `sum_t g_t` if there is a bias.
+def token_norms(inputs: Any, gradients: Any, kernel: bool, bias: bool) -> Any:
+    """Squared norms `(records,)` of `sum_t x_t g_t^T` and `sum_t g_t` together.
 
     Args:
         inputs: `(records, tokens, in)`.
         gradients: `(records, tokens, out)`, of the output.
-        use_bias: bool.
+        kernel: bool, whether the first takes part.
+        bias: bool, whether the second does.
     """
-    tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    if tokens == 1:
-        norms = _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
-    elif width_in * width_out < 2 * tokens**2:
-        norms = tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
-    else:
-        gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
-            gradients, gradients, transpose_b=True
-        )
-        # Rounding can leave a vanishing norm just below zero.
-        norms = tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
-    if use_bias:
-        norms += _row_norms(tf.reduce_sum(gradients, axis=1))
-    return norms
+    parts = []
+    if kernel:
+        parts.append(_product_norms(inputs, gradients))
+    if bias:
+        parts.append(_row_norms(tf.reduce_sum(gradients, axis=1)))
+    return tf.add_n(parts)
 
 
-def token_sums(inputs: Any, gradients: Any, weights: Any, use_bias: bool) -> list[Any]:
+def token_sums(inputs: Any, gradients: Any, weights: Any, kernel: bool, bias: bool) -> list[Any]:
     """Sums over records of `weights` times the gradients that `token_norms` measures."""
     gradients = weighted(gradients, weights)
     flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
     flat_gradients = tf.reshape(gradients, (-1, gradients.shape[-1]))
-    sums = [tf.matmul(flat_inputs, flat_gradients, transpose_a=True)]
-    if use_bias:
+    sums = []
+    if kernel:
+        sums.append(tf.matmul(flat_inputs, flat_gradients, transpose_a=True))
+    if bias:
         sums.append(tf.reduce_sum(flat_gradients, axis=0))
     return sums
+
+
+def _product_norms(inputs: Any, gradients: Any) -> Any:
+    tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    if tokens == 1:
+        return _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
+    if width_in * width_out < 2 * tokens**2:
+        return tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
+    gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
+        gradients, gradients, transpose_b=True
+    )
+    # Rounding can leave a vanishing norm just below zero.
+    return tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
 
 
 def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:

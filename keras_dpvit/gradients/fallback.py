@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients.recording import call_name
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
 
 
@@ -13,13 +14,23 @@ class VectorizedRule(InstantiatedRule):
 
     Right for every layer whose call is a function of its inputs and variables; a layer that
     draws random numbers would draw others the second time and is refused by `units`.
+
+    Args:
+        variables: those of the layer's trainable variables, or of layers inside it, that no other
+            rule serves.
     """
+
+    def __init__(self, variables: list[Any]) -> None:
+        self._variables = variables
+
+    def variables(self, layer: Any) -> list[Any]:
+        return self._variables
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         records = tf.shape(call.gradient)[0]
         leaves = tf.nest.flatten((call.args, call.kwargs))
         batched = [i for i, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
-        variables = layer.trainable_variables
+        function = getattr(layer, call_name(layer))
 
         def one(rows: tuple[list[Any], Any]) -> list[Any]:
             inputs, gradient = rows
@@ -28,10 +39,10 @@ class VectorizedRule(InstantiatedRule):
                 mine[index] = row[None]
             args, kwargs = tf.nest.pack_sequence_as((call.args, call.kwargs), mine)
             with tf.GradientTape() as tape:
-                output = layer.call(*args, **kwargs)
+                output = function(*args, **kwargs)
             return tape.gradient(
                 output,
-                [v.value for v in variables],
+                [v.value for v in self._variables],
                 output_gradients=gradient[None],
                 unconnected_gradients="zero",
             )
@@ -40,7 +51,7 @@ class VectorizedRule(InstantiatedRule):
         gradients = tf.vectorized_map(one, rows)
         return [
             full_precision(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
-            for g, v in zip(gradients, variables, strict=True)
+            for g, v in zip(gradients, self._variables, strict=True)
         ]
 
 

@@ -23,6 +23,8 @@ def _gain_and_bias(normalized: Any, gradient: Any, use_gain: bool, use_bias: boo
 class GainAndBiasRule(InstantiatedRule):
     """`y = x * gain + bias`, so the gradients are `sum_t g_t x_t` and `sum_t g_t`."""
 
+    variable_names = ("gain", "bias")
+
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         return _gain_and_bias(
             full_precision(call.inputs), full_precision(call.gradient), True, layer.bias is not None
@@ -33,6 +35,8 @@ class GainAndBiasRule(InstantiatedRule):
 class LayerNormalizationRule(InstantiatedRule):
     """Keras' own layer, over its last axis: the normalised input is computed once more."""
 
+    variable_names = ("gamma", "beta")
+
     def supports(self, layer: Any) -> bool:
         only_last = layer.axis in (-1, [-1], (-1,))
         return only_last and not getattr(layer, "rms_scaling", False)
@@ -41,4 +45,24 @@ class LayerNormalizationRule(InstantiatedRule):
         inputs = full_precision(call.inputs)
         mean, variance = tf.nn.moments(inputs, axes=[-1], keepdims=True)
         normalized = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)
+
+
+@register_rule(keras.layers.GroupNormalization)
+class GroupNormalizationRule(InstantiatedRule):
+    """Keras' own layer over groups of the last axis: again the normalised input is recomputed."""
+
+    variable_names = ("gamma", "beta")
+
+    def supports(self, layer: Any) -> bool:
+        return layer.axis in (-1, layer.input_spec.ndim - 1)
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        inputs = full_precision(call.inputs)
+        *places, channels = inputs.shape[1:]
+        grouped = tf.reshape(inputs, (-1, *places, layer.groups, channels // layer.groups))
+        axes = [axis for axis in range(1, grouped.shape.rank) if axis != grouped.shape.rank - 2]
+        mean, variance = tf.nn.moments(grouped, axes=axes, keepdims=True)
+        normalized = (grouped - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        normalized = tf.reshape(normalized, (-1, *places, channels))
         return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)

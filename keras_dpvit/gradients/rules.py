@@ -27,19 +27,33 @@ class LayerCall:
     @property
     def inputs(self) -> Any:
         """The call's first argument."""
-        return self.args[0]
+        return self.args[0] if self.args else next(iter(self.kwargs.values()))
 
 
 class GradientRule(abc.ABC):
     """How one layer type turns its calls into per-example gradients of its own variables.
 
     A layer called several times in a forward pass has several calls; their gradients add up
-    before the norm is taken.
+    before the norm is taken. Variables that are not trainable take no part in norms or sums.
     """
 
     # Name of an attribute holding a function that `call` applies last, if `output` is wanted
     # before it.
     tap: str | None = None
+
+    # Attributes that hold the layer's variables, in the order of `layer.trainable_variables`; one
+    # may be None or missing.
+    variable_names: tuple[str, ...] = ()
+
+    def variables(self, layer: Any) -> list[Any]:
+        """The layer's variables that the rule knows, trainable or not, in order."""
+        found = (getattr(layer, name, None) for name in self.variable_names)
+        return [variable for variable in found if variable is not None]
+
+    def trains(self, layer: Any, name: str) -> bool:
+        """Whether the layer has this variable and trains it."""
+        variable = getattr(layer, name, None)
+        return variable is not None and variable.trainable
 
     def supports(self, layer: Any) -> bool:
         """Whether the rule knows this layer's options; if not, the fallback serves it."""
@@ -48,7 +62,7 @@ class GradientRule(abc.ABC):
 
     @abc.abstractmethod
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        """Squared L2 norms of each record's gradient in all of the layer's variables.
+        """Squared L2 norms of each record's gradient in the layer's trainable variables.
 
         Returns:
             tensor `(records,)`, float32 or float64.
@@ -56,7 +70,7 @@ class GradientRule(abc.ABC):
 
     @abc.abstractmethod
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        """Sum over records of `weights[i] * gradient_i`, for each of the layer's variables.
+        """Sum over records of `weights[i] * gradient_i`, for each trainable variable.
 
         Args:
             layer: the layer.
@@ -65,7 +79,7 @@ class GradientRule(abc.ABC):
                 output gradient is not finite.
 
         Returns:
-            tensors, float32 or float64, in the order and shapes of `layer.trainable_variables`.
+            tensors, float32 or float64, in the order and shapes of the trainable `variables`.
         """
 
 
@@ -74,11 +88,12 @@ class InstantiatedRule(GradientRule):
 
     @abc.abstractmethod
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        """Tensors `(records, *shape)`, one for each of `layer.trainable_variables`."""
+        """Tensors `(records, *shape)`, one for each of `variables`, trainable or not."""
 
     def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         each = [self.per_example(layer, call) for call in calls]
-        return [tf.add_n(list(gradients)) for gradients in zip(*each, strict=True)]
+        together = zip(self.variables(layer), *each, strict=True)
+        return [tf.add_n(list(gradients)) for v, *gradients in together if v.trainable]
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
         gradients = self._summed(layer, calls)
@@ -126,11 +141,19 @@ def rule_for(layer: Any) -> GradientRule | None:
     """The rule of a layer, None if there is none.
 
     A subclass is served by its base's rule only while it inherits `call`: what computes
-    otherwise has other gradients.
+    otherwise has other gradients. So does a layer with LoRA or quantised weights, and a variable
+    that the rule does not know is none of its business.
     """
+    if getattr(layer, "lora_enabled", False) or layer.quantization_mode is not None:
+        return None
     for layer_type, rule in _RULES.items():
         kind: Any = type(layer)
         inherits_call = issubclass(kind, layer_type) and kind.call is layer_type.call
-        if inherits_call and rule.supports(layer):
+        if inherits_call and rule.supports(layer) and _knows_all_variables(rule, layer):
             return rule
     return None
+
+
+def _knows_all_variables(rule: GradientRule, layer: Any) -> bool:
+    known = {id(v) for v in rule.variables(layer)}
+    return all(id(v) in known for v in layer.trainable_variables)

@@ -10,16 +10,19 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
     convolution,
     dense,
+    einsum,
+    embedding,
     normalization,
     position,
 )
 from keras_dpvit.gradients.fallback import VectorizedRule, draws_random_numbers
+from keras_dpvit.gradients.recording import called_by_record
 from keras_dpvit.gradients.rules import GradientRule, rule_for
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A layer whose own trainable variables are one group of a record's gradient."""
+    """A layer and the trainable variables that are one group of a record's gradient."""
 
     layer: Any
     rule: GradientRule
@@ -27,22 +30,29 @@ class Unit:
     @property
     def variables(self) -> list[Any]:
         """The group's variables, in the order that the rule's sums have."""
-        variables: list[Any] = self.layer.trainable_variables
-        return variables
+        return [v for v in self.rule.variables(self.layer) if v.trainable]
 
 
 def find_units(model: Any) -> list[Unit]:
-    """The units of a built model, in the order of its trainable variables.
+    """The units of a built model, deepest layers first.
 
     Every trainable variable is in exactly one unit. A layer without a rule goes through the
-    vectorised fallback, which is announced; nothing is left out.
+    vectorised fallback, which is announced; nothing is left out. Variables that a layer owns
+    beside other layers are a unit apart from theirs. A layer that is called on something other
+    than the records (positions of a table, say) has no gradient for each of them: its variables
+    go to the layer around it.
 
     Raises:
-        InputError: if a layer mixes examples, or draws random numbers and has no rule, or if
-            two layers share a variable.
+        InputError: if a layer mixes examples, or draws random numbers and has no rule, if two
+            layers share a variable, or if a layer sees no records and none around it does.
     """
     units: list[Unit] = []
-    _collect(model, units)
+    left = _collect(model, called_by_record(model), units)
+    if left:
+        raise InputError(
+            f"Variable {left[0].path} is used on tensors whose first axis is not the examples', so "
+            "no example has a gradient in it."
+        )
     _check_cover(model, units)
     without_rule = [u.layer.name for u in units if isinstance(u.rule, VectorizedRule)]
     if without_rule:
@@ -53,31 +63,32 @@ def find_units(model: Any) -> list[Unit]:
     return units
 
 
-def _collect(layer: Any, units: list[Unit]) -> None:
+def _collect(layer: Any, by_record: dict[int, bool], units: list[Unit]) -> list[Any]:
+    """Adds the units in and below a layer; returns the variables that wait for one around it."""
     if any(unit.layer is layer for unit in units) or not layer.trainable_variables:
-        return
+        return []
     if isinstance(layer, keras.layers.BatchNormalization):
         raise InputError(
             f"Layer {layer.name} is a BatchNormalization: it mixes the examples of a batch, so no "
             "example has a gradient of its own; use LayerNormalization or GroupNormalization."
         )
+    if by_record[id(layer)] and (rule := rule_for(layer)) is not None:
+        units.append(Unit(layer, rule))
+        return []
     children = list(layer._layers)
     inside = {id(v) for child in children for v in child.trainable_variables}
-    owns_variables = any(id(v) not in inside for v in layer.trainable_variables)
-    if not owns_variables:
-        for child in children:
-            _collect(child, units)
-        return
-    rule = None if inside else rule_for(layer)
-    if rule is None:
-        if draws_random_numbers(layer):
-            raise InputError(
-                f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
-                "per-example rule: move the noise into a layer without variables, or register a "
-                "rule."
-            )
-        rule = VectorizedRule()
-    units.append(Unit(layer, rule))
+    waiting = [v for v in layer.trainable_variables if id(v) not in inside]
+    for child in children:
+        waiting += _collect(child, by_record, units)
+    if not waiting or not by_record[id(layer)]:
+        return waiting
+    if draws_random_numbers(layer):
+        raise InputError(
+            f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
+            "per-example rule: move the noise into a layer without variables, or register a rule."
+        )
+    units.append(Unit(layer, VectorizedRule(waiting)))
+    return []
 
 
 def _check_cover(model: Any, units: list[Unit]) -> None:

@@ -5,7 +5,7 @@ what training releases, so it earns no epsilon (design section 3).
 """
 
 from keras_dpvit.layers.attention import SelfAttention, ThresholdAttention
-from keras_dpvit.layers.convolution import ConvStem, LinearBranch, TokenDepthwiseConv
+from keras_dpvit.layers.convolution import ConvBranch, ConvStem, TokenDepthwiseConv
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.fusion import AdaptiveWeightedFusion
 from keras_dpvit.layers.normalization import (
@@ -20,11 +20,11 @@ from keras_dpvit.layers.transformer import TransformerBlock
 
 __all__ = [
     "AdaptiveWeightedFusion",
+    "ConvBranch",
     "ConvStem",
     "DPLayerNormalization",
     "GainAndBias",
     "ImageStandardization",
-    "LinearBranch",
     "PatchEmbedding",
     "PositionGate",
     "PositionTable",

@@ -15,15 +15,17 @@ from keras_dpvit.layers.position_gate import PositionGate
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention with Gaussian noise on the attention weights (eq 1).
 
-    `concat_h(A_h V_h) W + b` with `A_h = softmax(Q_h K_h^T / sqrt(D)) + N(0, t^2)`. After noise,
-    rows are cut at zero and scaled back to sum 1. The key has no bias: the softmax cancels it, so
-    under DP it would receive nothing but noise. The noise is a regulariser and earns no epsilon:
-    attention weights are not what training releases. Softmax and noise are in float32.
+    `concat_h(A_h V_h) W + b` with `A_h = softmax(Q_h K_h^T / sqrt(D)) + N(0, t^2)`. The key has no
+    bias: the softmax cancels it, so under DP it would receive nothing but noise. The noise is a
+    regulariser and earns no epsilon: attention weights are not what training releases
+    (`release_event` says what releasing them would cost). Softmax and noise are in float32.
 
     Args:
         num_heads: int, divides the width.
         attention_noise_stddev: float, `t`.
         noise_at_inference: bool, noise outside training too.
+        renormalize: bool, after noise cut the rows at zero and scale them back to sum 1.
+        qk_scale: bool, the factor `1 / sqrt(D)` before the softmax (eq 2 is printed without).
         seed: int or None.
 
     Input and output shape:
@@ -38,6 +40,8 @@ class SelfAttention(keras.layers.Layer):
         num_heads: int,
         attention_noise_stddev: float = 0.0,
         noise_at_inference: bool = False,
+        renormalize: bool = True,
+        qk_scale: bool = True,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -47,13 +51,15 @@ class SelfAttention(keras.layers.Layer):
             attention_noise_stddev=attention_noise_stddev
         )
         self.noise_at_inference = noise_at_inference
+        self.renormalize = renormalize
+        self.qk_scale = qk_scale
         self.seed = seed
         self.seed_generator = None
         if attention_noise_stddev > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: Any) -> None:
-        width = input_shape[-1]
+        self._num_tokens, width = input_shape[1:]
         if width % self.num_heads:
             raise InputError(
                 f"num_heads must divide the width {width}, got num_heads={self.num_heads}."
@@ -89,7 +95,7 @@ class SelfAttention(keras.layers.Layer):
         """Attention weights before noise, float32 `(batch, heads, tokens, tokens)`."""
         query = self._split_heads(self.query(tokens))
         key = self._split_heads(self.key(tokens))
-        scale = 1.0 / math.sqrt(tokens.shape[-1] // self.num_heads)
+        scale = 1.0 / math.sqrt(tokens.shape[-1] // self.num_heads) if self.qk_scale else 1.0
         scores = ops.matmul(query * scale, ops.transpose(key, (0, 1, 3, 2)))
         return self._mix(ops.softmax(ops.cast(scores, "float32"), axis=-1))
 
@@ -107,9 +113,36 @@ class SelfAttention(keras.layers.Layer):
         noise = keras.random.normal(
             ops.shape(attention), stddev=self.attention_noise_stddev, seed=self.seed_generator
         )
-        attention = ops.relu(attention + ops.cast(noise, attention.dtype))
+        attention = attention + ops.cast(noise, attention.dtype)
+        if not self.renormalize:
+            return attention
+        attention = ops.relu(attention)
         # A row cut to nothing stays zero: the token then passes on through the residual alone.
         return attention / ops.maximum(ops.sum(attention, axis=-1, keepdims=True), 1e-6)
+
+    def release_event(self) -> Any:
+        """What publishing this layer's noisy attention maps of one image would cost.
+
+        A row of weights is a probability vector, so another image in its place moves it by at most
+        sqrt(2) in L2; the maps are `heads * tokens` such rows, each with noise `t`. The event is
+        for replacing the image, covers these maps alone, and is no part of what training costs;
+        without noise it is a non-private one. At usual `t` it is a large epsilon: the noise
+        guarantees nothing worth having.
+
+        Returns:
+            `dp_accounting.DpEvent`.
+
+        Raises:
+            InputError: if the layer is not built, so that its tokens are unknown.
+        """
+        import dp_accounting  # not needed to run the layer
+
+        if not self.built:
+            raise InputError("release_event needs a built layer: call the layer or build it first.")
+        if not self.attention_noise_stddev:
+            return dp_accounting.NonPrivateDpEvent()
+        row = dp_accounting.GaussianDpEvent(self.attention_noise_stddev / math.sqrt(2))
+        return dp_accounting.SelfComposedDpEvent(row, self.num_heads * self._num_tokens)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -120,6 +153,8 @@ class SelfAttention(keras.layers.Layer):
             "num_heads": self.num_heads,
             "attention_noise_stddev": self.attention_noise_stddev,
             "noise_at_inference": self.noise_at_inference,
+            "renormalize": self.renormalize,
+            "qk_scale": self.qk_scale,
             "seed": self.seed,
         }
 
@@ -133,8 +168,7 @@ class ThresholdAttention(SelfAttention):
 
     Args:
         num_heads: int, divides the width.
-        coordinates: see `PositionGate`.
-        locality_strength: see `PositionGate`.
+        coordinates, locality_strength, gate, relative, head_offsets: see `PositionGate`.
         **kwargs: as in `SelfAttention`.
     """
 
@@ -143,19 +177,31 @@ class ThresholdAttention(SelfAttention):
         num_heads: int,
         coordinates: Any = None,
         locality_strength: float = 1.0,
+        gate: str = "sigmoid",
+        relative: str = "2d",
+        head_offsets: str = "convit",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_heads, **kwargs)
         self.position_gate = PositionGate(
-            coordinates, locality_strength, name="position_gate", dtype=self.dtype_policy
+            coordinates,
+            locality_strength,
+            gate,
+            relative,
+            head_offsets,
+            name="position_gate",
+            dtype="float32",  # as the softmax and the noise around it
         )
-        self.coordinates = self.position_gate.coordinates
-        self.locality_strength = self.position_gate.locality_strength
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         tokens = input_shape[1]
         self.position_gate.build((None, self.num_heads, tokens, tokens))
+
+    @property
+    def coordinates(self) -> Any:
+        """Column and row of each token, as given."""
+        return self.position_gate.coordinates
 
     def _kernel_initializer(self, name: str) -> Any:
         if name == "value":
@@ -166,8 +212,6 @@ class ThresholdAttention(SelfAttention):
         return self.position_gate(content)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "coordinates": self.coordinates,
-            "locality_strength": self.locality_strength,
-        }
+        gate = self.position_gate.get_config()
+        names = ("coordinates", "locality_strength", "gate", "relative", "head_offsets")
+        return {**super().get_config(), **{name: gate[name] for name in names}}

@@ -1,5 +1,6 @@
 """The CONV module (eq 8): convolutions beside or in front of the transformer."""
 
+import math
 from typing import Any
 
 import keras
@@ -96,16 +97,18 @@ class TokenDepthwiseConv(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
-class LinearBranch(keras.layers.Layer):
-    """The parallel CONV branch: features normalised by group, then one linear layer to logits.
+class ConvBranch(keras.layers.Layer):
+    """The parallel CONV branch of eq 8: a convolution of the features, then linearly to logits.
 
-    The normalisation has no parameters and looks at one example, so the only noise under DP is on
-    the linear layer. Over scattering features this alone is the strongest known start
-    (Tramer and Boneh 2021).
+    Over scattering features, which are convolutions already, no filters are needed: this is then
+    the linear model on scattering features of Tramer and Boneh (2021), the strongest known start
+    under DP. With filters, a 3x3 convolution of stride 2, GELU and a normalisation over groups of
+    channels, which has no parameters and looks at one example, go before the linear layer. The
+    linear layer starts at zero, so that the other branch starts alone.
 
     Args:
         num_classes: int.
-        groups: int, wished number of groups; the nearest divisor of the channels below it counts.
+        filters: int, channels of the convolution; 0 for none.
 
     Input shape:
         `(batch, height, width, channels)`.
@@ -114,30 +117,55 @@ class LinearBranch(keras.layers.Layer):
         logits `(batch, num_classes)`, float32.
     """
 
-    def __init__(self, num_classes: int, groups: int = 27, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, filters: int = 0, **kwargs: Any) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.num_classes = _validate.positive_int(num_classes=num_classes)
-        self.groups = _validate.positive_int(groups=groups)
+        self.filters = filters if filters == 0 else _validate.positive_int(filters=filters)
+        self.linear = keras.layers.Dense(
+            num_classes, name="linear", kernel_initializer="zeros", dtype=self.dtype_policy
+        )
+        self.convolution = None
+        if filters:
+            self.convolution = keras.layers.Conv2D(
+                filters,
+                3,
+                strides=2,
+                padding="same",
+                activation="gelu",
+                name="convolution",
+                dtype=self.dtype_policy,
+            )
+            self.normalization = group_normalization(filters, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any) -> None:
-        _, height, width, channels = input_shape
-        groups = max(g for g in range(1, min(self.groups, channels) + 1) if channels % g == 0)
-        self.normalization = keras.layers.GroupNormalization(
-            groups, center=False, scale=False, name="normalization", dtype=self.dtype_policy
-        )
-        self.linear = keras.layers.Dense(
-            self.num_classes, name="linear", kernel_initializer="zeros", dtype=self.dtype_policy
-        )
-        self.normalization.build(input_shape)
-        self.linear.build((None, height * width * channels))
+        if self.convolution is not None:
+            self.convolution.build(input_shape)
+            input_shape = self.convolution.compute_output_shape(input_shape)
+            self.normalization.build(input_shape)
+        self.linear.build((None, math.prod(input_shape[1:])))
 
     def call(self, features: Any) -> Any:
-        x = self.normalization(features)
-        _, height, width, channels = features.shape
-        return self.linear(ops.reshape(x, (-1, height * width * channels)))
+        x = features
+        if self.convolution is not None:
+            x = self.normalization(self.convolution(x))
+        return self.linear(ops.reshape(x, (-1, math.prod(x.shape[1:]))))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (input_shape[0], self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_classes": self.num_classes, "groups": self.groups}
+        return {**super().get_config(), "num_classes": self.num_classes, "filters": self.filters}
+
+
+def group_normalization(channels: int, groups: int = 27, **kwargs: Any) -> Any:
+    """A group normalisation without parameters: nothing to learn, so nothing to protect.
+
+    Args:
+        channels: int.
+        groups: int, wished number; the nearest divisor of the channels below it counts.
+        **kwargs: for the layer.
+    """
+    groups = max(g for g in range(1, min(groups, channels) + 1) if channels % g == 0)
+    return keras.layers.GroupNormalization(
+        groups, center=False, scale=False, **{"name": "normalization", **kwargs}
+    )

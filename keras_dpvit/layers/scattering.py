@@ -128,6 +128,18 @@ class _Transform:
                 second.append(self._second_order(j, moduli))
         return ops.concatenate([ops.expand_dims(zeroth, 2), *first, *second], axis=2)
 
+    def macs(self, maps: int) -> int:
+        """Multiply-accumulates, of real numbers, of the fixed matrices for a number of maps."""
+        turned = self.orientations * maps  # moduli of one scale
+        count = maps * (self.average_images.macs + self.spectrum_of_images.macs)
+        for j, wavelets in enumerate(self.first):
+            count += maps * wavelets.macs + turned * self.average[j].macs
+        for to_spectrum, wider in self.second:
+            count += turned * to_spectrum.macs
+            for k, wavelets in wider.items():
+                count += turned * (wavelets.macs + self.orientations * self.average[k].macs)
+        return count
+
     def _second_order(self, j: int, moduli: Any) -> Any:
         to_spectrum, wider = self.second[j]
         spectrum = to_spectrum(moduli)
@@ -161,6 +173,7 @@ class _Spectrum:
         columns = _real_form(_fourier(len(extend_columns)) @ extend_columns)
         self.rows = _flat(rows[..., None], (0, 1), (2, 3))
         self.columns = _flat(columns, (1, 0), (3, 2))
+        self.macs = _macs(self.rows, self.columns, parts=2)
 
     def __call__(self, maps: Any) -> Any:
         return _columns_after_rows(self.rows, self.columns, maps, parts=2)
@@ -187,6 +200,7 @@ class _Wavelets:
         inverse = [_real_form(np.conj(_fourier(n)) / (n * step)) for n in self.shape]
         self.rows = _flat(inverse[0], (0, 1), (2, 3))
         self.columns = _flat(inverse[1], (1, 0), (3, 2))
+        self.macs = self.filters.size + count * _macs(self.rows, self.columns, parts=2)
 
     def __call__(self, spectrum: Any) -> Any:
         (rows, columns), step = self.shape, self.step
@@ -222,6 +236,7 @@ class _LowPass:
             matrix = matrix[::step][1:-1]
             matrix = matrix if extend is None else matrix @ extend[axis]
             self.matrices.append(matrix.astype("float32"))
+        self.macs = _macs(self.matrices[0], self.matrices[1], parts=1)
 
     def __call__(self, maps: Any) -> Any:
         rows, columns = self.matrices
@@ -236,6 +251,11 @@ def _columns_after_rows(rows: np.ndarray, columns: np.ndarray, maps: Any, parts:
     products = ops.matmul(rows, ops.reshape(maps, (rows.shape[1], -1)))
     products = ops.reshape(products, (len(rows) // parts, columns.shape[1], -1))
     return ops.matmul(columns, products)
+
+
+def _macs(rows: np.ndarray, columns: np.ndarray, parts: int) -> int:
+    """Multiply-accumulates of `_columns_after_rows` for one map."""
+    return len(rows) * (rows.shape[1] + len(columns)) * (columns.shape[1] // parts)
 
 
 def _filters(height: int, width: int, scales: int, orientations: int) -> tuple[Any, Any]:

@@ -21,8 +21,10 @@ class TransformerBlock(keras.layers.Layer):
         num_heads: int.
         mlp_dim: int, width of the MLP's hidden layer.
         attention: "threshold" (eq 2, first block of a stage) or "self" (eq 1).
-        coordinates, locality_strength: see `ThresholdAttention`; unused by "self".
-        attention_noise_stddev, norm_noise_stddev: floats, see the attention and normalisation.
+        coordinates, locality_strength, gate, relative, head_offsets: see `PositionGate`; unused by
+            "self".
+        attention_noise_stddev, renormalize, qk_scale: see `SelfAttention`.
+        norm_noise_stddev: float, see `DPLayerNormalization`.
         noise_at_inference: bool.
         seed: int or None.
 
@@ -37,9 +39,14 @@ class TransformerBlock(keras.layers.Layer):
         attention: str = "self",
         coordinates: Any = None,
         locality_strength: float = 1.0,
+        gate: str = "sigmoid",
+        relative: str = "2d",
+        head_offsets: str = "convit",
         attention_noise_stddev: float = 0.0,
         norm_noise_stddev: float = 0.0,
         noise_at_inference: bool = False,
+        renormalize: bool = True,
+        qk_scale: bool = True,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -51,26 +58,31 @@ class TransformerBlock(keras.layers.Layer):
             "attention": attention,
             "coordinates": coordinates,
             "locality_strength": locality_strength,
+            "gate": gate,
+            "relative": relative,
+            "head_offsets": head_offsets,
             "attention_noise_stddev": attention_noise_stddev,
             "norm_noise_stddev": norm_noise_stddev,
             "noise_at_inference": noise_at_inference,
+            "renormalize": renormalize,
+            "qk_scale": qk_scale,
             "seed": seed,
         }
         noise = {"noise_at_inference": noise_at_inference, "dtype": self.dtype_policy}
         attend = {
-            "num_heads": num_heads,
             "attention_noise_stddev": attention_noise_stddev,
+            "renormalize": renormalize,
+            "qk_scale": qk_scale,
             "seed": _derived(seed, 0),
             "name": "attention",
             **noise,
         }
         if attention == "threshold":
-            self.attention = ThresholdAttention(
-                coordinates=coordinates, locality_strength=locality_strength, **attend
-            )
+            place = (coordinates, locality_strength, gate, relative, head_offsets)
+            self.attention = ThresholdAttention(num_heads, *place, **attend)
             self._arguments["coordinates"] = self.attention.coordinates
         else:
-            self.attention = SelfAttention(**attend)
+            self.attention = SelfAttention(num_heads, **attend)
         self.norm_1 = DPLayerNormalization(
             norm_noise_stddev, seed=_derived(seed, 1), name="norm_1", **noise
         )
@@ -93,6 +105,10 @@ class TransformerBlock(keras.layers.Layer):
         tokens = tokens + attended
         hidden = self.mlp_hidden(self.norm_2(tokens, training=training))
         return tokens + self.mlp_output(hidden)
+
+    def attention_weights(self, tokens: Any) -> Any:
+        """Attention weights for a block's input, before noise: `(batch, heads, tokens, tokens)`."""
+        return self.attention.attention_weights(self.norm_1(tokens, training=False))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape

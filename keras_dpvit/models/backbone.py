@@ -1,5 +1,7 @@
 """DPViTBackbone: patches, stages of transformer blocks, pooling between stages."""
 
+import math
+import types
 from typing import Any
 
 import keras
@@ -7,46 +9,58 @@ import numpy as np
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable, patch_grid
-from keras_dpvit.layers.normalization import ImageStandardization
-from keras_dpvit.layers.pooling import TokenMaxPooling, grid_coordinates, pool_coordinates
+from keras_dpvit.layers.embedding import PatchEmbedding
+from keras_dpvit.layers.pooling import TokenMaxPooling, pool_coordinates
 from keras_dpvit.layers.transformer import TransformerBlock
+from keras_dpvit.models.network import Stages, check_settings, feature_maps
 from keras_dpvit.models.presets import preset_arguments
-
-INPUT_SCALINGS = ("image", "range", "none")
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
 class DPViTBackbone(keras.Model):
     """The hierarchical vision transformer of the DP-ViT paper, up to its last tokens.
 
-    Every stage but the first begins by pooling the tokens (`TokenMaxPooling`) and adding a new
-    position table; the first block of a stage attends by threshold attention, the others by plain
-    self-attention (eq 3). There is no class token and no dropout; nothing crosses examples.
+    The first block of a stage attends by threshold attention, the others by plain self-attention
+    (eq 3). Tokens are pooled from stage to stage (`TokenMaxPooling`), and a new position table is
+    added after each pooling. There is no class token and no dropout; nothing crosses examples.
 
     Args:
         image_shape: (height, width, channels).
-        patch_size: int, divides height and width.
+        patch_size: int, divides height and width (of the feature maps, for scattering).
         hidden_dim: int, width of a token.
         num_heads: int, divides `hidden_dim`.
         stage_depths: ints, blocks in each stage.
         mlp_ratio: float, hidden width of the MLPs over `hidden_dim`.
         pool_size, pool_stride, pool_padding: ints, see `TokenMaxPooling`.
-        pool_first_stage: bool, pooling before the first stage too (the paper's sizes).
+        pool_first_stage: bool, pooling in the first stage too (the paper's sizes).
+        pool_placement: "stage_start", or "first_block" for after a stage's first block (HVT).
+        pool_axis: "1d" pools along the sequence (the paper's), "2d" over the grid of tokens.
+        position_table: "per_stage", "input" for none after the poolings, or "none".
         position_stddev: float, see `PositionTable`.
-        locality_strength: float, see `PositionGate`.
+        locality_strength, gate, relative, head_offsets: see `PositionGate`.
+        qk_scale: bool, see `SelfAttention`.
         attention_noise_stddev, norm_noise_stddev: floats, noise in the layers while training.
         noise_at_inference: bool, that noise at inference too.
+        renormalize: bool, see `SelfAttention`.
         input_scaling: "image" standardises each image by its own pixels (`ImageStandardization`),
             "range" maps pixels 0..255 to -1..1, "none" leaves them.
+        features: "pixels", or "scattering" for fixed wavelet features (`ScatteringTransform`),
+            normalised over groups of channels.
+        scattering_scales: int, `J` of the scattering: its maps are smaller by `2^J`.
+        conv_module: where eq 8's CONV stands. "none"; "stem", before the patches (`ConvStem`);
+            "depthwise", at the start of each stage (`TokenDepthwiseConv`); "parallel", a branch of
+            the classifier's over the same features (`ConvBranch`).
+        conv_filters: int, channels of the stem's or branch's convolution.
         seed: int or None, of the layers' noise.
         dtype: Keras dtype or policy.
+        name, trainable: see `keras.Model`.
 
     Input shape:
         `(batch, height, width, channels)`, pixels 0..255.
 
     Output shape:
-        `(batch, tokens of the last stage, hidden_dim)`.
+        `(batch, tokens of the last stage, hidden_dim)`; with `conv_module="parallel"` a dict of
+        these "tokens" and of the "features", `(batch, rows, columns, channels)`.
 
     Raises:
         InputError: on sizes that do not fit each other.
@@ -70,77 +84,50 @@ class DPViTBackbone(keras.Model):
         pool_stride: int = 2,
         pool_padding: int = 0,
         pool_first_stage: bool = False,
+        pool_placement: str = "stage_start",
+        pool_axis: str = "1d",
+        position_table: str = "per_stage",
         position_stddev: float = 0.02,
         locality_strength: float = 1.0,
+        gate: str = "sigmoid",
+        relative: str = "2d",
+        head_offsets: str = "convit",
+        qk_scale: bool = True,
         attention_noise_stddev: float = 0.0,
         norm_noise_stddev: float = 0.0,
         noise_at_inference: bool = False,
+        renormalize: bool = True,
         input_scaling: str = "image",
+        features: str = "pixels",
+        scattering_scales: int = 2,
+        conv_module: str = "none",
+        conv_filters: int = 16,
         seed: int | None = None,
         dtype: Any = None,
-        **kwargs: Any,
+        name: str | None = None,
+        trainable: bool = True,
     ) -> None:
-        image_shape = check_image_shape(image_shape)
-        stage_depths = tuple(_validate.positive_int(stage_depths=d) for d in stage_depths)
-        if not stage_depths:
-            raise InputError("stage_depths must name at least one stage.")
-        _validate.positive(mlp_ratio=mlp_ratio)
+        # Here the locals are the arguments: what a config must hold, and all that the parts need.
+        given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        given["image_shape"] = check_image_shape(image_shape)
+        given["stage_depths"] = _check_depths(stage_depths)
+        settings = types.SimpleNamespace(**given)
+        check_settings(settings)
 
         # === Functional model ===
-        images = keras.Input(image_shape, name="images")
-        x = _scaled(images, input_scaling, dtype)
-        x = PatchEmbedding(patch_size, hidden_dim, name="patch_embedding", dtype=dtype)(x)
-        x = PositionTable(position_stddev, name="position_table", dtype=dtype)(x)
-        coordinates = grid_coordinates(*patch_grid(image_shape, patch_size))
-        block = 0
-        for stage, depth in enumerate(stage_depths, 1):
-            if stage > 1 or pool_first_stage:
-                pool = TokenMaxPooling(
-                    pool_size, pool_stride, pool_padding, name=f"stage_{stage}_pooling", dtype=dtype
-                )
-                x = pool(x)
-                coordinates = pool_coordinates(coordinates, pool_size, pool_stride, pool_padding)
-                x = PositionTable(
-                    position_stddev, name=f"stage_{stage}_position_table", dtype=dtype
-                )(x)
-            for i in range(depth):
-                local = i == 0
-                x = TransformerBlock(
-                    num_heads,
-                    round(hidden_dim * mlp_ratio),
-                    attention="threshold" if local else "self",
-                    coordinates=np.round(coordinates, 6).tolist() if local else None,
-                    locality_strength=locality_strength,
-                    attention_noise_stddev=attention_noise_stddev,
-                    norm_noise_stddev=norm_noise_stddev,
-                    noise_at_inference=noise_at_inference,
-                    seed=None if seed is None else seed + 10 * block,
-                    name=f"stage_{stage}_block_{i + 1}",
-                    dtype=dtype,
-                )(x)
-                block += 1
-        super().__init__(inputs=images, outputs=x, **kwargs)
+        images = keras.Input(settings.image_shape, name="images")
+        maps = feature_maps(images, settings)
+        outputs = Stages(settings)(maps)
+        if conv_module == "parallel":
+            outputs = {"tokens": outputs, "features": maps}
+        super().__init__(inputs=images, outputs=outputs, name=name)
+        if not trainable:
+            self.trainable = False
 
         # === Config ===
-        self._arguments = {
-            "image_shape": image_shape,
-            "patch_size": patch_size,
-            "hidden_dim": hidden_dim,
-            "num_heads": num_heads,
-            "stage_depths": stage_depths,
-            "mlp_ratio": mlp_ratio,
-            "pool_size": pool_size,
-            "pool_stride": pool_stride,
-            "pool_padding": pool_padding,
-            "pool_first_stage": pool_first_stage,
-            "position_stddev": position_stddev,
-            "locality_strength": locality_strength,
-            "attention_noise_stddev": attention_noise_stddev,
-            "norm_noise_stddev": norm_noise_stddev,
-            "noise_at_inference": noise_at_inference,
-            "input_scaling": input_scaling,
-            "seed": seed,
-        }
+        for own in ("dtype", "name", "trainable"):
+            del given[own]
+        self._arguments = given
         self.dtype_policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
     @property
@@ -148,6 +135,63 @@ class DPViTBackbone(keras.Model):
         """(height, width, channels) of the images."""
         shape: tuple[int, int, int] = self._arguments["image_shape"]
         return shape
+
+    @property
+    def branch_filters(self) -> int:
+        """Filters of a parallel branch; none over features that are convolutions already."""
+        scattering = self._arguments["features"] == "scattering"
+        return 0 if scattering else self._arguments["conv_filters"]
+
+    @property
+    def blocks(self) -> list[TransformerBlock]:
+        """The transformer blocks, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, TransformerBlock)]
+
+    def attention_maps(self, images: Any) -> dict[str, np.ndarray]:
+        """Attention weights of every block, without the layers' noise, for plotting.
+
+        Args:
+            images: `(batch, height, width, channels)`, pixels 0..255; all at once in memory.
+
+        Returns:
+            block name to float32 `(batch, heads, tokens, tokens)`; row i is what token i attends
+            to. `token_footprints` says where the tokens lie in the image.
+        """
+        quiet = self._without_noise()
+        inputs = [block.input for block in quiet.blocks]
+        tokens = keras.Model(quiet.input, inputs)(keras.ops.convert_to_tensor(images))
+        tokens = tokens if isinstance(tokens, list) else [tokens]
+        return {
+            block.name: keras.ops.convert_to_numpy(block.attention_weights(given))
+            for block, given in zip(quiet.blocks, tokens, strict=True)
+        }
+
+    def _without_noise(self) -> "DPViTBackbone":
+        """Itself, or its like without noise at inference if it has such."""
+        if not self._arguments["noise_at_inference"]:
+            return self
+        quiet = self.from_config({**self.get_config(), "noise_at_inference": False})
+        quiet.set_weights(self.get_weights())
+        return quiet
+
+    def token_footprints(self) -> dict[str, np.ndarray]:
+        """The patches from which each block's tokens were pooled.
+
+        Returns:
+            block name to float `(tokens, rows, columns)`: the share of each patch in each token,
+            through all poolings. A token's shares sum to 1, and their centre of mass is the
+            token's coordinates (column, row).
+        """
+        found, grid, shares = {}, (0, 0), np.zeros((0, 0))
+        for layer in self.layers:
+            if isinstance(layer, PatchEmbedding):
+                grid, shares = layer.grid, np.eye(math.prod(layer.grid))
+            elif isinstance(layer, TokenMaxPooling):
+                window = (layer.pool_size, layer.stride, layer.padding)
+                shares = pool_coordinates(shares, *window, layer.grid)
+            elif isinstance(layer, TransformerBlock):
+                found[layer.name] = shares.reshape(-1, *grid)
+        return found
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -171,15 +215,6 @@ class DPViTBackbone(keras.Model):
         return cls(**{**preset_arguments(name), **overrides})
 
 
-def _scaled(images: Any, input_scaling: str, dtype: Any) -> Any:
-    _validate.one_of(INPUT_SCALINGS, input_scaling=input_scaling)
-    if input_scaling == "image":
-        return ImageStandardization(name="image_standardization", dtype=dtype)(images)
-    if input_scaling == "range":
-        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling", dtype=dtype)(images)
-    return images
-
-
 def deserialized_dtype(config: dict[str, Any]) -> dict[str, Any]:
     """The config with its dtype made an object again."""
     config = dict(config)
@@ -194,8 +229,16 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
     Raises:
         InputError: if it is something else.
     """
-    shape = tuple(image_shape)
+    shape = tuple(image_shape) if isinstance(image_shape, (list, tuple)) else ()
     if len(shape) != 3:
-        raise InputError(f"image_shape must be (height, width, channels), got {shape}.")
+        raise InputError(f"image_shape must be (height, width, channels), got {image_shape}.")
     height, width, channels = (_validate.positive_int(image_shape=side) for side in shape)
     return height, width, channels
+
+
+def _check_depths(stage_depths: Any) -> tuple[int, ...]:
+    try:
+        depths = tuple(stage_depths)
+    except TypeError:
+        raise InputError(f"stage_depths must be a list of numbers, got {stage_depths!r}.") from None
+    return tuple(_validate.positive_int(stage_depths=depth) for depth in depths)

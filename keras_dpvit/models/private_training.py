@@ -4,6 +4,7 @@ A model's room knows no training code. What it knows is this protocol: an optimi
 `private_trainer(model)` method gives an object that does `fit` and `train_step`.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, PrivacyLedger, compose, ledger_from_dict
 
 _LEDGER_FILE = "privacy_ledger.json"
+_NOTES_KEY = "notes"
+_TRAINABLE_KEY = "trainable_part"
 
 # Training that no mechanism protected: one event of infinite epsilon.
 _WITHOUT_PRIVACY = LedgerEntry(
@@ -38,10 +42,16 @@ class PrivatelyTrainable(_Base):
     Compiled with any other optimizer it is an ordinary Keras model, and `fit` enters training
     without privacy into the ledger (infinite epsilon) unless it is told `public_data=True`. The
     ledger travels in the `.keras` file. Stands before `keras.Model` among the bases.
+
+    Attributes:
+        trainable_part: what `models.trainable.choose_trainable` chose last.
     """
 
+    trainable_part: str = "all"
     _private_trainer: Any = None
     _past_ledger: Ledger = PrivacyLedger()
+    _notes: tuple[str, ...] = ()
+    _compiled_part: str = "all"
 
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
@@ -56,9 +66,17 @@ class PrivatelyTrainable(_Base):
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
         super().compile(optimizer, *args, **kwargs)
         self._private_trainer = make_trainer(self, jit_compile)
+        self._compiled_part = self.trainable_part
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """As Keras has it, with the choice of variables that the optimizer was built for."""
+        config = super().get_compile_config()
+        return {**config, _TRAINABLE_KEY: self.trainable_part} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
+        config = dict(config)
+        choose_trainable(self, config.pop(_TRAINABLE_KEY, "all"))
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -74,12 +92,18 @@ class PrivatelyTrainable(_Base):
             if not public_data:
                 self._note_training_without_privacy()
             return super().fit(x, y, **kwargs)
+        if self.trainable_part != self._compiled_part:
+            raise InputError(
+                f"model must be compiled after choosing what is trained: it was compiled for "
+                f"{self._compiled_part!r}, now it is {self.trainable_part!r}."
+            )
         return self._private_trainer.fit(super().fit, x, y, **kwargs)
 
-    def train_step(self, data: Any) -> Any:
+    def train_step(self, *args: Any) -> Any:
+        # Under JAX, Keras passes its state before the data.
         if self._private_trainer is None:
-            return super().train_step(data)
-        return self._private_trainer.train_step(data)
+            return super().train_step(*args)
+        return self._private_trainer.train_step(*args)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`; refused under a private optimizer."""
@@ -101,8 +125,32 @@ class PrivatelyTrainable(_Base):
         """Everything private that this model's weights have cost so far."""
         if self._private_trainer is None or not self._private_trainer.steps_done:
             return self._past_ledger
-        now = PrivacyLedger((self._private_trainer.ledger_entry(),))
-        return compose([self._past_ledger, now], "shared")
+        entry = self._private_trainer.ledger_entry()
+        entry = dataclasses.replace(entry, not_covered=(*self._notes, *entry.not_covered))
+        return compose([self._past_ledger, PrivacyLedger((entry,))], "shared")
+
+    @property
+    def privacy_notes(self) -> tuple[str, ...]:
+        """What epsilon does not count about the weights that the model started from."""
+        return self._notes
+
+    def start_from(self, ledger: Ledger, notes: tuple[str, ...] = ()) -> None:
+        """Enters where the model's weights come from, before it is trained on.
+
+        Args:
+            ledger: what those weights have cost; it is composed with all that follows.
+            notes: what epsilon does not count about them, for the statement of later trainings.
+
+        Raises:
+            InputError: if the model is compiled for private training already: its noise, where
+                seeded, is keyed by the ledger that it had then.
+        """
+        if self._private_trainer is not None:
+            raise InputError(
+                "model must get its initial weights before it is compiled with a private optimizer."
+            )
+        self._past_ledger = compose([self._past_ledger, ledger], "shared")
+        self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
 
     def privacy_statement(self, delta: float | None = None) -> str:
         """What may be said about this model's privacy.
@@ -121,11 +169,13 @@ class PrivatelyTrainable(_Base):
         return planned[-1] if planned else 1e-5
 
     def save_assets(self, dir_path: str) -> None:
-        text = json.dumps(self.privacy_ledger.to_dict(), indent=1)
-        pathlib.Path(dir_path, _LEDGER_FILE).write_text(text)
+        content = {**self.privacy_ledger.to_dict(), _NOTES_KEY: list(self._notes)}
+        pathlib.Path(dir_path, _LEDGER_FILE).write_text(json.dumps(content, indent=1))
 
     def load_assets(self, dir_path: str) -> None:
         text = pathlib.Path(dir_path, _LEDGER_FILE).read_text()
-        self._past_ledger = ledger_from_dict(json.loads(text))
+        content = json.loads(text)
+        self._past_ledger = ledger_from_dict(content)
+        self._notes = tuple(content.get(_NOTES_KEY, ()))
         if self._private_trainer is not None:
             self._private_trainer.forget_steps()

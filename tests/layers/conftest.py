@@ -15,13 +15,14 @@ def numpy_attention_weights(layer, x):
     """`softmax(Q K^T / sqrt(D))` of each head by loops, `(batch, heads, tokens, tokens)`."""
     heads, width = layer.num_heads, x.shape[-1]
     size = width // heads
+    divisor = math.sqrt(size) if layer.qk_scale else 1.0
     query = x @ layer.query.kernel.numpy() + layer.query.bias.numpy()
     key = x @ layer.key.kernel.numpy()
     weights = np.empty((len(x), heads, x.shape[1], x.shape[1]))
     for b in range(len(x)):
         for h in range(heads):
             part = slice(h * size, (h + 1) * size)
-            weights[b, h] = softmax(query[b, :, part] @ key[b, :, part].T / math.sqrt(size))
+            weights[b, h] = softmax(query[b, :, part] @ key[b, :, part].T / divisor)
     return weights
 
 
@@ -48,8 +49,21 @@ def numpy_place_attention(gate, coordinates):
         for i in range(tokens):
             for j in range(tokens):
                 dx, dy = coordinates[j] - coordinates[i]
-                scores[h, i, j] = weights[h] @ (dx, dy, dx * dx + dy * dy)
+                encoding = (dx, dy, dx * dx + dy * dy)
+                if gate.relative == "1d":
+                    encoding = (j - i, (j - i) ** 2)
+                scores[h, i, j] = weights[h] @ encoding
     return softmax(scores)
+
+
+def numpy_gated(gate, content, place):
+    """Content and place, each weighted by its own gate, over the sum of their row."""
+    of_place = 1 / (1 + np.exp(-gate.gate.numpy()))
+    of_content = 1 - of_place
+    if gate.content_gate is not None:
+        of_content = 1 / (1 + np.exp(-gate.content_gate.numpy()))
+    mixed = of_content[:, None, None] * content + of_place[:, None, None] * place
+    return mixed / mixed.sum(axis=-1, keepdims=True)
 
 
 class NumpyAttention:
@@ -58,6 +72,7 @@ class NumpyAttention:
     softmax = staticmethod(softmax)
     weights = staticmethod(numpy_attention_weights)
     place = staticmethod(numpy_place_attention)
+    gated = staticmethod(numpy_gated)
     attend = staticmethod(numpy_attend)
 
 

@@ -2,17 +2,20 @@
 
 import inspect
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_dpvit import layers
 
 GRID = [[0.5, 0.0], [2.5, 0.0], [0.5, 1.0], [2.5, 1.0]]
-THREE_BY_THREE = [[x, y] for y in range(3) for x in range(3)]
 NOISE = {"attention_noise_stddev": 0.05}
 BOTH = {**NOISE, "norm_noise_stddev": 0.05}
+OTHER_GATE = {"gate": "independent", "head_offsets": "fill"}
 
 # name: the layer from further keyword arguments, and the shape of an input
 CASES = {
@@ -23,6 +26,7 @@ CASES = {
     "pooling_padded": (lambda **k: layers.TokenMaxPooling(3, 2, 1, **k), (3, 7, 4)),
     "gain": (lambda **k: layers.GainAndBias(**k), (3, 5, 4)),
     "gain_alone": (lambda **k: layers.GainAndBias(use_bias=False, **k), (3, 5, 4)),
+    "pooling_grid": (lambda **k: layers.TokenMaxPooling(3, 2, 1, (3, 4), **k), (3, 12, 4)),
     "norm": (lambda **k: layers.DPLayerNormalization(epsilon=1e-4, **k), (3, 5, 4)),
     "norm_noisy": (
         lambda **k: layers.DPLayerNormalization(0.1, True, use_bias=False, seed=7, **k),
@@ -30,9 +34,22 @@ CASES = {
     ),
     "attention": (lambda **k: layers.SelfAttention(2, **k), (3, 5, 8)),
     "attention_noisy": (lambda **k: layers.SelfAttention(2, 0.05, seed=7, **k), (3, 5, 8)),
+    "attention_options": (lambda **k: layers.SelfAttention(2, qk_scale=False, **k), (3, 5, 8)),
+    "attention_noisy_rows": (
+        lambda **k: layers.SelfAttention(2, 0.05, renormalize=False, seed=7, **k),
+        (3, 5, 8),
+    ),
     "threshold": (
         lambda **k: layers.ThresholdAttention(2, GRID, 0.5, **k),
         (3, 4, 8),
+    ),
+    "threshold_options": (
+        lambda **k: layers.ThresholdAttention(6, None, 0.5, **OTHER_GATE, **k),
+        (3, 9, 12),
+    ),
+    "threshold_sequence": (
+        lambda **k: layers.ThresholdAttention(6, relative="1d", qk_scale=False, **k),
+        (3, 5, 12),
     ),
     "threshold_noisy": (
         lambda **k: layers.ThresholdAttention(4, seed=7, noise_at_inference=True, **NOISE, **k),
@@ -40,18 +57,54 @@ CASES = {
     ),
     "gate": (lambda **k: layers.PositionGate(GRID, 2.0, **k), (3, 2, 4, 4)),
     "gate_square": (lambda **k: layers.PositionGate(**k), (3, 5, 9, 9)),
+    "gate_options": (lambda **k: layers.PositionGate(**OTHER_GATE, **k), (3, 5, 9, 9)),
+    "gate_sequence": (
+        lambda **k: layers.PositionGate(gate="independent", relative="1d", **k),
+        (3, 5, 4, 4),
+    ),
     "block": (lambda **k: layers.TransformerBlock(2, 12, **k), (3, 5, 8)),
     "block_threshold": (
         lambda **k: layers.TransformerBlock(2, 12, "threshold", GRID, 0.7, seed=7, **BOTH, **k),
         (3, 4, 8),
     ),
+    "block_options_noisy": (
+        lambda **k: layers.TransformerBlock(
+            6,
+            12,
+            "threshold",
+            **OTHER_GATE,
+            relative="1d",
+            qk_scale=False,
+            renormalize=False,
+            seed=7,
+            **BOTH,
+            **k,
+        ),
+        (3, 4, 12),
+    ),
     "stem": (lambda **k: layers.ConvStem(3, **k), (3, 5, 4, 2)),
     "scattering": (lambda **k: layers.ScatteringTransform(1, 3, **k), (3, 8, 8, 2)),
     "depthwise": (lambda **k: layers.TokenDepthwiseConv(5, **k), (3, 7, 4)),
-    "branch": (lambda **k: layers.LinearBranch(3, 2, **k), (3, 3, 4, 6)),
+    "branch": (lambda **k: layers.ConvBranch(3, **k), (3, 3, 4, 6)),
+    "branch_filters": (lambda **k: layers.ConvBranch(3, filters=2, **k), (3, 5, 4, 6)),
     "fusion": (lambda **k: layers.AdaptiveWeightedFusion(**k), (3, 2, 4)),
 }
 NOISY = [name for name in CASES if "noisy" in name or name == "block_threshold"]
+
+# Loads every model in a directory without knowing of this file, and calls it as was called before.
+IN_A_FRESH_PROCESS = """
+import pathlib, sys
+import keras, numpy as np
+import keras_dpvit as kd
+
+directory = pathlib.Path(sys.argv[1])
+for path in sorted(directory.glob("*.keras")):
+    known = np.load(path.with_suffix(".npz"))
+    outputs = kd.load_model(path)(known["x"], training=True)
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    found = {str(n): keras.ops.convert_to_numpy(out) for n, out in enumerate(outputs)}
+    np.savez(path.with_suffix(".found.npz"), **found)
+"""
 
 
 def inputs(name, seed=0):
@@ -68,6 +121,13 @@ def call(layer, x, training=False):
     outputs = layer(x, training=training) if takes_training else layer(x)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [keras.ops.convert_to_numpy(keras.ops.cast(out, "float32")) for out in outputs]
+
+
+def constructor_arguments(cls):
+    """Arguments of a layer's constructor and of those of ours that it passes the others to."""
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("keras_dpvit")]
+    named = (inspect.signature(base.__init__).parameters for base in ours)
+    return {name for names in named for name in names} - {"self", "kwargs"}
 
 
 def twins(name, shake, **arguments):
@@ -94,9 +154,7 @@ def test_config_round_trip(name):
     assert again.get_config() == layer.get_config()
     assert again.name == "mine"
     assert again.dtype_policy.name == "mixed_bfloat16"
-    if type(layer).__init__ is not keras.layers.Layer.__init__:
-        arguments = inspect.signature(type(layer)).parameters
-        assert set(arguments) - {"kwargs"} <= set(config)
+    assert set(config) == constructor_arguments(type(layer)) | {"name", "trainable", "dtype"}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -133,6 +191,33 @@ def test_no_example_touches_another(name, training, shake):
         np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
         moved += np.abs(before[1] - after[1]).max()
     assert moved > 1e-3
+
+
+def gradients_of_one(layer, x, index):
+    """Gradients of one example's loss in the input and in the variables, noise on."""
+    inputs = tf.constant(x)
+    takes_training = layer._call_has_training_arg
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=True) if takes_training else layer(inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = tf.add_n([tf.reduce_sum(tf.sin(output[index]) ** 2) for output in outputs])
+    sources = [inputs, *(v.value for v in layer.trainable_variables)]
+    return [gradient.numpy() for gradient in tape.gradient(loss, sources)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_example_touches_the_gradient_of_another(name, shake):
+    first, second = twins(name, shake)
+    x = inputs(name)
+    changed = x.copy()
+    changed[1] = inputs(name, seed=1)[1]
+    before, after = (gradients_of_one(*pair, 0) for pair in ((first, x), (second, changed)))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(before[0][1:], 0.0)  # in what the others put in
+    for gradient in before:
+        assert np.abs(gradient).max() > 1e-5
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -191,3 +276,20 @@ def test_saved_layer_gives_the_same(name, shake, tmp_path):
         pairs = zip(call(twin, x, training), call(again, x, training), strict=True)
         for expected, found in pairs:
             np.testing.assert_array_equal(found, expected)
+
+
+def test_layers_saved_together_give_the_same_in_a_fresh_process(shake, tmp_path):
+    expected = {}
+    for name in CASES:
+        layer, twin = twins(name, shake)
+        x = inputs(name)
+        tensor = keras.Input(x.shape[1:])
+        keras.Model(tensor, layer(tensor)).save(tmp_path / f"{name}.keras")
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        expected[name] = call(twin, x, training=True)
+    subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS, tmp_path], check=True)
+    for name, outputs in expected.items():
+        found = np.load(tmp_path / f"{name}.found.npz")
+        assert len(found.files) == len(outputs)
+        for n, output in enumerate(outputs):
+            np.testing.assert_array_equal(found[str(n)], output, err_msg=name)

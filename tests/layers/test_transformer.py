@@ -22,10 +22,20 @@ def dense(layer, x):
     return x @ layer.kernel.numpy() + layer.bias.numpy()
 
 
+OPTIONS = {
+    "gate": "independent",
+    "relative": "1d",
+    "head_offsets": "fill",
+    "qk_scale": False,
+    "renormalize": False,
+}
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["defaults", "options"])
 @pytest.mark.parametrize("attention", ["self", "threshold"])
-def test_block_is_attention_and_mlp_with_residuals(attention, numpy_attention, rng, shake):
+def test_block_is_attention_and_mlp_with_residuals(attention, options, numpy_attention, rng, shake):
     x = rng.standard_normal((2, 9, 8)).astype("float32")
-    block = TransformerBlock(2, 12, attention)
+    block = TransformerBlock(2, 12, attention, **options)
     block.build(x.shape)
     shake(block)
     attend = block.attention
@@ -35,6 +45,24 @@ def test_block_is_attention_and_mlp_with_residuals(attention, numpy_attention, r
     hidden = gelu(dense(block.mlp_hidden, normalized(block.norm_2, middle)))
     expected = middle + dense(block.mlp_output, hidden)
     np.testing.assert_allclose(block(x), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["self", "threshold"])
+def test_attention_weights_are_those_of_the_normalised_tokens(
+    attention, numpy_attention, rng, shake
+):
+    x = rng.standard_normal((2, 9, 8)).astype("float32")
+    block = TransformerBlock(2, 12, attention, attention_noise_stddev=0.1, norm_noise_stddev=0.1)
+    block.build(x.shape)
+    shake(block)
+    weights = numpy_attention.weights(block.attention, normalized(block.norm_1, x))
+    if attention == "threshold":
+        gate = block.attention.position_gate
+        grid = np.array([(column, row) for row in range(3) for column in range(3)])
+        weights = numpy_attention.gated(gate, weights, numpy_attention.place(gate, grid))
+    # Without the layers' noise, and again the same.
+    for _ in range(2):
+        np.testing.assert_allclose(block.attention_weights(x), weights, rtol=1e-3, atol=1e-5)
 
 
 def test_which_attention():
@@ -56,15 +84,27 @@ def test_settings_reach_the_parts():
         norm_noise_stddev=0.2,
         noise_at_inference=True,
         seed=40,
+        **OPTIONS,
     )
     parts = (block.attention, block.norm_1, block.norm_2)
-    assert block.attention.attention_noise_stddev == 0.1
+    config = block.attention.get_config()
+    expected = {
+        **OPTIONS,
+        "coordinates": [[0, 0], [1, 0]],
+        "locality_strength": 0.5,
+        "attention_noise_stddev": 0.1,
+    }
+    assert expected.items() <= config.items()
     assert [norm.noise_stddev for norm in parts[1:]] == [0.2, 0.2]
-    assert block.attention.coordinates == [[0, 0], [1, 0]]
-    assert block.attention.locality_strength == 0.5
     assert all(part.noise_at_inference for part in parts)
     # Equal seeds would give the parts equal noise.
     assert len({part.seed for part in parts}) == 3
+
+
+def test_settings_reach_self_attention():
+    block = TransformerBlock(2, 12, attention_noise_stddev=0.1, qk_scale=False, renormalize=False)
+    expected = {"qk_scale": False, "renormalize": False, "attention_noise_stddev": 0.1}
+    assert expected.items() <= block.attention.get_config().items()
 
 
 @pytest.mark.parametrize("mlp_dim", [0, 2.5, -4])

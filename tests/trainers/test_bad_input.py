@@ -2,6 +2,8 @@
 
 import pytest
 
+from keras_dpvit.models.presets import PRESETS
+
 NUMBERS = [
     ("--epsilon=0", "epsilon must be a finite number above 0, got 0.0"),
     ("--epsilon=-2", "epsilon must be a finite number above 0, got -2.0"),
@@ -27,11 +29,14 @@ NUMBERS = [
 NAMES = [
     (
         "--preset=dpvit_huge",
-        "preset must be one of dpvit_small_28, dpvit_small_32, dpvit_tiny_8, got 'dpvit_huge'",
+        f"preset must be one of {', '.join(sorted(PRESETS))}, got 'dpvit_huge'",
     ),
     ("--dataset=imagenet", "digits|fashion_mnist|mnist|idx|image_folder"),
     ("--optimizer=lamb", "value should be one of <adam|sgd>"),
     ("--members_data=both", "value should be one of <shared|disjoint>"),
+    ("--trainable=heads", "value should be one of <all|head|bias>"),
+    ("--init_weights=nowhere.keras", "init_weights must be a .keras or .weights.h5 file that"),
+    ("--init_weights=.", "init_weights must be a .keras or .weights.h5 file that exists, got '.'"),
     ("--bogus=1", "Unknown command line flag 'bogus'"),
     ("epsilon=3", "unknown argument 'epsilon=3': flags are given as --name=value"),
     ("--image_size=8,8", "image_size must be height,width,channels, got '8,8'"),
@@ -149,7 +154,7 @@ def test_idx_files(run, write_idx, changes, message, tmp_path):
     [
         (
             ["--image_size=30,30,1"],
-            "preset must be named for images of 30x30x1: one of dpvit_small",
+            f"preset must be named for images of 30x30x1: one of {', '.join(sorted(PRESETS))}",
         ),
         (
             ["--image_size=30,28,1", "--preset=dpvit_small_28"],
@@ -165,6 +170,35 @@ def test_image_sizes_that_no_model_takes(run, write_images, flags, message, tmp_
     flags = ("--dataset=image_folder", "--data_dir=data", "--l2_norm_clip=1", *flags)
     check_refused(run("train", "--output_dir=out", *flags, cwd=tmp_path), message)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden_dim", "spoil", "message"),
+    [
+        ("model.keras", 32, cut_short, "'model.keras': it is cut short or no .keras file"),
+        ("model.weights.h5", 32, cut_short, "init_weights must be a file that can be loaded"),
+        ("model.keras", 16, None, "is (4, 16) in 'model.keras' and (4, 32) in the model"),
+        ("model.weights.h5", 16, None, "(4, 16) in 'model.weights.h5' and (4, 32) in the model"),
+    ],
+    ids=["cut model", "cut weights", "narrow model", "narrow weights"],
+)
+def test_initial_weights(run, name, hidden_dim, spoil, message, tmp_path):
+    import keras_dpvit as kd
+
+    model = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10, hidden_dim=hidden_dim)
+    (model.save if name.endswith(".keras") else model.save_weights)(tmp_path / name)
+    if spoil is not None:
+        spoil(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+    flags = (f"--init_weights={name}", "--epochs=1", "--epsilon=8", "--members=1")
+    result = run("train", "--output_dir=out", *flags, cwd=tmp_path)
+    check_refused(result, message)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,17 @@ FLAGS = {
         "preset",
         "seed",
     ],
+    "describe": ["json", "list", "member", "model", "num_classes", "picture", "preset"],
+    "attention": [
+        "data_dir",
+        "dataset",
+        "image_size",
+        "member",
+        "model",
+        "num_images",
+        "output",
+        "seed",
+    ],
     "evaluate": ["data_dir", "dataset", "image_size", "json", "saved_model", "tflite"],
 }
 

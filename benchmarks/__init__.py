@@ -1,0 +1,1 @@
+"""Speed and memory of private training, against training without privacy and against peers."""

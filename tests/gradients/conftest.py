@@ -1,0 +1,136 @@
+"""The oracle: plain Keras gradients of one example at a time."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dpvit.gradients.per_example import PerExampleGradients
+from keras_dpvit.gradients.units import find_units
+
+
+def one_by_one(model, units, x):
+    """Norms `(records, units)` and gradients, from batches of one and Keras' own backward pass."""
+    norms, gradients = [], []
+    variables = [v for unit in units for v in unit.variables]
+    for i in range(len(x)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(model(x[i : i + 1], training=True)) ** 2)
+        own = tape.gradient(loss, [v.value for v in variables], unconnected_gradients="zero")
+        own = [tf.convert_to_tensor(g).numpy() for g in own]
+        gradients.append(own)
+        norms.append(norms_by_unit(units, own))
+    return np.array(norms), gradients
+
+
+def norms_by_unit(units, gradients):
+    norms = []
+    for unit in units:
+        mine, gradients = gradients[: len(unit.variables)], gradients[len(unit.variables) :]
+        norms.append(np.sqrt(sum(np.sum(g.astype("float64") ** 2) for g in mine)))
+    return norms
+
+
+def all_at_once(model, units, x, weights):
+    def forward():
+        outputs = tf.sin(model(x, training=True)) ** 2
+        return tf.reduce_sum(outputs, axis=list(range(1, outputs.shape.rank))), None
+
+    gradients = PerExampleGradients(units, forward)
+    return gradients.layer_norms().numpy(), [s.numpy() for s in gradients.weighted_sums(weights)]
+
+
+@pytest.fixture(scope="session")
+def at_once():
+    """Norms and weighted sums of a batch by the rules."""
+    return all_at_once
+
+
+@pytest.fixture(scope="session")
+def check():
+    """Checks norms and weighted sums against the oracle, in every unit and variable."""
+
+    def check_model(model, x, rtol, randomize=True):
+        if randomize:  # zeros and ones as initial values would hide mistakes
+            rng = np.random.default_rng(0)
+            for v in model.trainable_variables:
+                v.assign(v.numpy() + 0.3 * rng.standard_normal(v.shape))
+        units = find_units(model)
+        covered = [id(v) for unit in units for v in unit.variables]
+        assert sorted(covered) == sorted(id(v) for v in model.trainable_variables)
+        expected, gradients = one_by_one(model, units, x)
+        dtype = "float64" if x.dtype == np.float64 else "float32"
+        weights = np.random.default_rng(1).uniform(0, 2, expected.shape).astype(dtype)
+        norms, sums = all_at_once(model, units, tf.constant(x), tf.constant(weights))
+        np.testing.assert_allclose(norms, expected, rtol=rtol, atol=rtol * expected.max())
+        unit_of = [index for index, unit in enumerate(units) for _ in unit.variables]
+        by_hand = [
+            sum(weights[i, unit] * gradients[i][position] for i in range(len(x)))
+            for position, unit in enumerate(unit_of)
+        ]
+        # A gradient that is zero by nature (an attention's key bias) is rounding and no more.
+        rounding = 10 * np.finfo(dtype).eps * max(np.abs(g).max() for g in by_hand)
+        for total, expected_sum in zip(sums, by_hand, strict=True):
+            atol = max(rtol * np.abs(expected_sum).max(), rounding)
+            np.testing.assert_allclose(total, expected_sum, rtol=rtol, atol=atol)
+        return units
+
+    return check_model
+
+
+@pytest.fixture(scope="session")
+def check_under_noise():
+    """Checks norms of a model with random layers: one batch, one noise, all gradients at once."""
+
+    def check_model(model, x, rtol):
+        units = find_units(model)
+        variables = [v for unit in units for v in unit.variables]
+        states = [v for v in model.non_trainable_variables if "seed" in v.path]
+        before = [state.numpy() for state in states]
+        with tf.GradientTape() as tape:
+            outputs = tf.sin(model(x, training=True)) ** 2
+            losses = tf.reduce_sum(outputs, axis=list(range(1, outputs.shape.rank)))
+        each = tape.jacobian(losses, [v.value for v in variables])
+        expected = [norms_by_unit(units, [g[i].numpy() for g in each]) for i in range(len(x))]
+        for state, value in zip(states, before, strict=True):
+            state.assign(value)
+        norms, _ = all_at_once(model, units, x, tf.ones((len(x), len(units))))
+        np.testing.assert_allclose(norms, expected, rtol=rtol, atol=rtol * np.max(expected))
+        return units
+
+    return check_model
+
+
+@pytest.fixture(scope="session")
+def functional():
+    """A functional model of layers one after another."""
+
+    def build(shape, *layers, dtype="float32"):
+        inputs = keras.Input(shape, dtype=dtype)
+        x = inputs
+        for layer in layers:
+            x = layer(x)
+        return keras.Model(inputs, x)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def normal():
+    """Normal numbers of a shape, the same each time."""
+
+    def draw(*shape, dtype="float32"):
+        return np.random.default_rng(2).standard_normal(shape).astype(dtype)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def train_only():
+    """Freezes all variables of a model but those with one of the names."""
+
+    def freeze(model, *names):
+        for variable in model.trainable_variables:
+            variable.trainable = variable.name in names
+
+    return freeze
