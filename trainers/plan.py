@@ -58,12 +58,13 @@ def _plan() -> PrivacyPlan:
 def main() -> None:
     """Prints the plan as a table or JSON."""
     plan = _plan()
-    together = PrivacyLedger((plan.entry(plan.steps),) * FLAGS.members)
+    together = PrivacyLedger(plan.entries(plan.steps) * FLAGS.members)
     epsilons = statement.epsilons(together, plan.delta)
+    gradient_noise, count_noise = plan.mechanism().split()
     summary = {
         "noise_multiplier": plan.noise_multiplier,
-        "gradient_noise_multiplier": plan.gradient_noise_multiplier,
-        "count_noise_stddev": plan.count_noise_stddev,
+        "gradient_noise_multiplier": gradient_noise,
+        "count_noise_stddev": count_noise,
         "sampling_probability": plan.sampling_probability,
         "steps": plan.steps,
         "members": FLAGS.members,

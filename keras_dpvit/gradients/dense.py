@@ -18,9 +18,11 @@ from keras_dpvit.gradients.rules import (
 class DenseRule(GradientRule):
     """`y = x W + b`: a record's gradient is `sum_t x_t g_t^T` over its tokens t, and `sum_t g_t`.
 
-    The squared norm of the first is the sum over token pairs of `(x_s . x_t)(g_s . g_t)`. It is
-    taken from these Gram matrices, or from the gradient written out, whichever is the less work;
-    several calls of a layer are more tokens of the same record.
+    Each record's gradient is written out where tokens are many for the layer's width: then norm and
+    weighted sum are both read from it, and no product is taken twice (TensorFlow merges the equal
+    operations of the two). Else its squared norm is the sum over token pairs of
+    `(x_s . x_t)(g_s . g_t)`, from two Gram matrices, and the weighted sum one product for all
+    records. Several calls of a layer are more tokens of the same record.
     """
 
     tap = "activation"
@@ -56,23 +58,32 @@ def token_norms(inputs: Any, gradients: Any, kernel: bool, bias: bool) -> Any:
 
 def token_sums(inputs: Any, gradients: Any, weights: Any, kernel: bool, bias: bool) -> list[Any]:
     """Sums over records of `weights` times the gradients that `token_norms` measures."""
-    gradients = weighted(gradients, weights)
-    flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
-    flat_gradients = tf.reshape(gradients, (-1, gradients.shape[-1]))
     sums = []
-    if kernel:
+    if kernel and _written_out(inputs, gradients):
+        products = tf.matmul(inputs, gradients, transpose_a=True)
+        sums.append(tf.tensordot(tf.cast(weights, products.dtype), products, axes=1))
+    elif kernel:
+        flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
+        flat_gradients = tf.reshape(weighted(gradients, weights), (-1, gradients.shape[-1]))
         sums.append(tf.matmul(flat_inputs, flat_gradients, transpose_a=True))
     if bias:
-        sums.append(tf.reduce_sum(flat_gradients, axis=0))
+        row_sums = tf.reduce_sum(gradients, axis=1)
+        sums.append(tf.tensordot(tf.cast(weights, row_sums.dtype), row_sums, axes=1))
     return sums
 
 
-def _product_norms(inputs: Any, gradients: Any) -> Any:
+def _written_out(inputs: Any, gradients: Any) -> bool:
+    """Whether `x^T g` of every record is held: measured on CPU, six products an element pay it."""
     tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    if tokens == 1:
+    return bool(tokens > 1 and 6 * width_in * width_out <= tokens**2 * (width_in + width_out))
+
+
+def _product_norms(inputs: Any, gradients: Any) -> Any:
+    if inputs.shape[1] == 1:
         return _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
-    if width_in * width_out < 2 * tokens**2:
-        return tf.reduce_sum(tf.einsum("bti,bto->bio", inputs, gradients) ** 2, axis=(1, 2))
+    if _written_out(inputs, gradients):
+        products = tf.matmul(inputs, gradients, transpose_a=True)
+        return tf.reduce_sum(products**2, axis=(1, 2))
     gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
         gradients, gradients, transpose_b=True
     )

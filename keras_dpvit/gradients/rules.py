@@ -1,6 +1,7 @@
 """What a rule is, and where it is registered."""
 
 import abc
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -50,10 +51,23 @@ class GradientRule(abc.ABC):
         found = (getattr(layer, name, None) for name in self.variable_names)
         return [variable for variable in found if variable is not None]
 
+    # The one variable that the rule is for, None for all of the layer's.
+    _only: Any = None
+
+    def only(self, variable: Any) -> "GradientRule":
+        """The same rule for one of the layer's variables alone."""
+        rule = copy.copy(self)
+        rule._only = variable
+        return rule
+
+    def takes(self, variable: Any) -> bool:
+        """Whether a variable takes part in norms and sums."""
+        return variable.trainable and (self._only is None or variable is self._only)
+
     def trains(self, layer: Any, name: str) -> bool:
-        """Whether the layer has this variable and trains it."""
+        """Whether the layer has this variable and it takes part."""
         variable = getattr(layer, name, None)
-        return variable is not None and variable.trainable
+        return variable is not None and self.takes(variable)
 
     def supports(self, layer: Any) -> bool:
         """Whether the rule knows this layer's options; if not, the fallback serves it."""
@@ -75,8 +89,8 @@ class GradientRule(abc.ABC):
         Args:
             layer: the layer.
             calls: its calls.
-            weights: float32 tensor `(records,)`; rows of weight 0 are left out even where their
-                output gradient is not finite.
+            weights: float32 tensor `(records,)`. A row of weight 0 whose gradient is not finite
+                makes the sums NaN: the caller has to look (`training.step` runs again).
 
         Returns:
             tensors, float32 or float64, in the order and shapes of the trainable `variables`.
@@ -93,7 +107,7 @@ class InstantiatedRule(GradientRule):
     def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         each = [self.per_example(layer, call) for call in calls]
         together = zip(self.variables(layer), *each, strict=True)
-        return [tf.add_n(list(gradients)) for v, *gradients in together if v.trainable]
+        return [tf.add_n(list(gradients)) for v, *gradients in together if self.takes(v)]
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
         gradients = self._summed(layer, calls)
@@ -101,22 +115,14 @@ class InstantiatedRule(GradientRule):
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
         return [
-            tf.tensordot(tf.cast(weights, g.dtype), without_dropped(g, weights), axes=1)
-            for g in self._summed(layer, calls)
+            tf.tensordot(tf.cast(weights, g.dtype), g, axes=1) for g in self._summed(layer, calls)
         ]
 
 
-def without_dropped(tensor: Any, weights: Any) -> Any:
-    """`tensor` with zeros in the rows of weight 0: there 0 times NaN must be 0."""
-    shape = (-1,) + (1,) * (tensor.shape.rank - 1)
-    return tf.where(tf.reshape(weights, shape) > 0, tensor, tf.zeros([], tensor.dtype))
-
-
 def weighted(gradient: Any, weights: Any) -> Any:
-    """`weights[i] * gradient[i]` in the gradient's dtype, 0 where the weight is 0."""
+    """`weights[i] * gradient[i]` in the gradient's dtype."""
     shape = (-1,) + (1,) * (gradient.shape.rank - 1)
-    factors = tf.cast(tf.reshape(weights, shape), gradient.dtype)
-    return tf.where(factors > 0, factors * gradient, tf.zeros([], gradient.dtype))
+    return tf.cast(tf.reshape(weights, shape), gradient.dtype) * gradient
 
 
 def full_precision(tensor: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from typing import Any
 
 import keras
@@ -30,10 +31,10 @@ class Unit:
     @property
     def variables(self) -> list[Any]:
         """The group's variables, in the order that the rule's sums have."""
-        return [v for v in self.rule.variables(self.layer) if v.trainable]
+        return [v for v in self.rule.variables(self.layer) if self.rule.takes(v)]
 
 
-def find_units(model: Any) -> list[Unit]:
+def find_units(model: Any, by_variable: bool = False) -> list[Unit]:
     """The units of a built model, deepest layers first.
 
     Every trainable variable is in exactly one unit. A layer without a rule goes through the
@@ -41,6 +42,10 @@ def find_units(model: Any) -> list[Unit]:
     beside other layers are a unit apart from theirs. A layer that is called on something other
     than the records (positions of a table, say) has no gradient for each of them: its variables
     go to the layer around it.
+
+    Args:
+        model: a built Keras model.
+        by_variable: bool, units of one variable each instead of one layer.
 
     Raises:
         InputError: if a layer mixes examples, or draws random numbers and has no rule, if two
@@ -60,7 +65,38 @@ def find_units(model: Any) -> list[Unit]:
             "No per-example rule for %s: using the vectorised fallback, which is slower.",
             ", ".join(without_rule),
         )
+    if by_variable:
+        return [Unit(u.layer, u.rule.only(v)) for u in units for v in u.variables]
     return units
+
+
+def clipping_groups(model: Any, units: list[Unit], groups: str) -> list[int]:
+    """The number of the group that each unit is clipped with.
+
+    Args:
+        model: the built model.
+        units: its units.
+        groups: see `privacy.clipping.Clipping`.
+    """
+    if groups in ("layer", "variable"):
+        return list(range(len(units)))
+    keys = {}
+    for top in _top_layers(model):
+        stage = re.match(r"stage_\d+(?=_)", top.name) if groups == "stage" else None
+        for layer in top._flatten_layers():
+            keys[id(layer)] = stage[0] if stage else id(top)
+    order: dict[Any, int] = {}
+    return [
+        order.setdefault(keys.get(id(unit.layer), id(unit.layer)), len(order)) for unit in units
+    ]
+
+
+def _top_layers(model: Any) -> list[Any]:
+    """Layers of the model and of models in it, whose names people know."""
+    layers: list[Any] = []
+    for layer in model._layers:
+        layers += _top_layers(layer) if isinstance(layer, keras.Model) else [layer]
+    return layers
 
 
 def _collect(layer: Any, by_record: dict[int, bool], units: list[Unit]) -> list[Any]:

@@ -81,11 +81,20 @@ class PrivatelyTrainable(_Base):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-        """As `keras.Model.fit`; under a private optimizer each step draws its own Poisson sample.
+        """As `keras.Model.fit`; under a private optimizer the plan draws each step's sample.
 
-        Then `x` and `y` are arrays, the batch size is the plan's, and `physical_batch_size` (how
-        many examples go through memory at once) changes no result. Under another optimizer
-        `public_data=True` says that these records need no protection.
+        Then `x` and `y` are arrays, or `x` alone is a random-access source of (image, label)
+        records (`tfds.data_source`) or a `PyDataset`; under a plan with external sampling, a
+        `tf.data.Dataset`. The batch size is the plan's. Further arguments:
+
+        * `physical_batch_size`: int, examples in memory at once; changes no result.
+        * `augmentation`: an `Augmentation`, altered copies averaged before clipping.
+        * `checkpoint_dir`: a directory. A run that was cut off goes on from there; under a seed to
+          the same end as if it had not been, else with the steps lost counted as spent.
+        * `checkpoint_steps`: int, steps between checkpoints; once an epoch by default.
+
+        Logs have "epsilon", what the model's ledger comes to at the plan's delta. Under another
+        optimizer `public_data=True` says that these records need no protection.
         """
         public_data = kwargs.pop("public_data", False)
         if self._private_trainer is None:
@@ -125,9 +134,11 @@ class PrivatelyTrainable(_Base):
         """Everything private that this model's weights have cost so far."""
         if self._private_trainer is None or not self._private_trainer.steps_done:
             return self._past_ledger
-        entry = self._private_trainer.ledger_entry()
-        entry = dataclasses.replace(entry, not_covered=(*self._notes, *entry.not_covered))
-        return compose([self._past_ledger, PrivacyLedger((entry,))], "shared")
+        entries = tuple(
+            dataclasses.replace(entry, not_covered=(*self._notes, *entry.not_covered))
+            for entry in self._private_trainer.ledger_entries()
+        )
+        return compose([self._past_ledger, PrivacyLedger(entries)], "shared")
 
     @property
     def privacy_notes(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ RDP (the one TF Privacy reports) and PLD (tighter, and pessimistic by constructi
 
 import importlib.metadata
 import math
+from collections.abc import Callable
 from typing import Any
 
 from keras_dpvit import _validate
@@ -13,6 +14,7 @@ from keras_dpvit.errors import InputError
 
 ACCOUNTANTS = ("rdp", "pld")
 ADJACENCY = "ADD_OR_REMOVE_ONE"
+BLANK_ADJACENCY = "REPLACE_SPECIAL"
 
 
 def accountant_version() -> str:
@@ -46,6 +48,18 @@ def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float
     return float(make_accountant(accountant).compose(event).get_epsilon(delta))
 
 
+def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float:
+    """Delta of a dp_accounting event at `epsilon`, 1 where the event gives no guarantee.
+
+    Args:
+        event: a `dp_accounting.DpEvent`.
+        epsilon: float, not negative.
+        accountant: "rdp" or "pld".
+    """
+    _validate.non_negative(epsilon=epsilon)
+    return float(make_accountant(accountant).compose(event).get_delta(epsilon))
+
+
 def subsampled_gaussian_event(
     noise_multiplier: float, sampling_probability: float, steps: int
 ) -> Any:
@@ -66,19 +80,14 @@ def subsampled_gaussian_event(
 
 
 def calibrate_noise_multiplier(
-    epsilon: float,
-    delta: float,
-    sampling_probability: float,
-    steps: int,
-    accountant: str = "rdp",
+    epsilon: float, delta: float, event: Callable[[float], Any], accountant: str = "rdp"
 ) -> float:
-    """The smallest noise multiplier whose `steps` sampled Gaussian releases cost at most `epsilon`.
+    """The smallest noise multiplier whose event costs at most `epsilon`.
 
     Args:
         epsilon: float above 0.
         delta: float in (0, 1).
-        sampling_probability: float in (0, 1].
-        steps: int above 0.
+        event: from a noise multiplier to the dp_accounting event of the whole run.
         accountant: "rdp" or "pld", the one whose epsilon must not exceed the target.
 
     Returns:
@@ -92,14 +101,10 @@ def calibrate_noise_multiplier(
 
     _validate.positive(epsilon=epsilon)
     _validate.open_unit_interval(delta=delta)
-
-    def event(noise_multiplier: float) -> Any:
-        return subsampled_gaussian_event(noise_multiplier, sampling_probability, steps)
-
     bracket = dp_accounting.LowerEndpointAndGuess(0.05, 1.0)
     if accountant == "pld":
         # PLD never asks for more noise than RDP, and is slow where there is little.
-        most = calibrate_noise_multiplier(epsilon, delta, sampling_probability, steps, "rdp")
+        most = calibrate_noise_multiplier(epsilon, delta, event, "rdp")
         bracket = dp_accounting.ExplicitBracketInterval(0.5 * most, 1.01 * most)
     try:
         noise_multiplier = dp_accounting.calibrate_dp_mechanism(
@@ -107,8 +112,8 @@ def calibrate_noise_multiplier(
         )
     except (ValueError, OverflowError, NoBracketIntervalFoundError) as error:
         raise InputError(
-            f"epsilon={epsilon:g} at delta={delta:g} over {steps} steps is out of the reach of "
-            "calibration: no noise multiplier above 0.05 was found for it."
+            f"epsilon={epsilon:g} at delta={delta:g} is out of the reach of calibration for this "
+            "many steps: no noise multiplier above 0.05 was found for it."
         ) from error
     # The search ends on the private side; a target never overshot is worth one more look.
     while not epsilon_of_event(event(noise_multiplier), delta, accountant) <= epsilon:

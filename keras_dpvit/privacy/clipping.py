@@ -1,4 +1,4 @@
-"""How the layers of one record's gradient are scaled against each other.
+"""How the groups of one record's gradient are scaled against each other.
 
 A rule here looks at one record alone, so it costs no privacy and bounds nothing: the bound is the
 release cap of `sensitivity`, applied afterwards to the whole gradient.
@@ -6,81 +6,188 @@ release cap of `sensitivity`, applied afterwards to the whole gradient.
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
+from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 
+GROUPS = ("layer", "variable", "block", "stage")
 
-class LayerClipping(abc.ABC):
-    """A rule from a record's layer norms to a factor for each layer."""
+
+class Clipping(abc.ABC):
+    """A rule from the norms of a record's gradient, group by group, to a factor for each group.
+
+    Attributes:
+        groups: what a group is. "layer": a layer that owns trainable variables; "variable": one
+            of these; "block": all in one layer of the model's top level (a transformer block);
+            "stage": all blocks of a stage of a `DPViTBackbone`, else as "block".
+    """
 
     name: str
+    groups: str = "layer"
 
     @abc.abstractmethod
-    def factors(self, layer_norms: Any) -> Any:
-        """The factor of each layer's gradient.
+    def factors(self, norms: Any) -> Any:
+        """The factor of each group's gradient.
 
         Args:
-            layer_norms: float tensor `(records, layers)`, L2 norms.
+            norms: float tensor `(records, groups)`, L2 norms.
 
         Returns:
-            float tensor `(records, layers)` in [0, 1]. Where a norm is not finite the factor
+            float tensor `(records, groups)`, not negative. Where a norm is not finite the factor
             means nothing, and the release cap drops the record.
         """
 
-
-@dataclasses.dataclass(frozen=True)
-class MedianLayerClipping(LayerClipping):
-    """Each layer is clipped to the median of the record's own layer norms.
-
-    Equations 9 and 10 of the DP-ViT paper (Yang 2024); groups are the layers that own trainable
-    variables. The middle norm for an odd number of layers, the mean of the two middle ones for
-    an even number.
-    """
-
-    name = "median_layer"
-
-    def factors(self, layer_norms: Any) -> Any:
+    def thresholds(self, norms: Any) -> Any:
+        """The norm to which a record's groups are clipped, `(records,)`; infinite if to none."""
         import tensorflow as tf
 
-        layers = layer_norms.shape[-1]
-        ordered = tf.sort(layer_norms, axis=-1)
-        median = 0.5 * (ordered[:, (layers - 1) // 2] + ordered[:, layers // 2])
-        return tf.minimum(1.0, tf.math.divide_no_nan(median[:, None], layer_norms)) + tf.cast(
-            layer_norms == 0.0, layer_norms.dtype
+        return tf.fill(tf.shape(norms)[:1], tf.constant(math.inf, norms.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class MedianLayerClipping(Clipping):
+    """Each group is clipped to the median of the record's own group norms.
+
+    Equations 9 and 10 of the DP-ViT paper (Yang 2024). The middle norm for an odd number of
+    groups, the mean of the two middle ones for an even number.
+
+    Guarantee: none by itself. The threshold is computed from the record that it should bound; the
+    release cap bounds it.
+
+    Args:
+        groups: str, see `Clipping`.
+    """
+
+    groups: str = "layer"
+    name = "median_layer"
+
+    def __post_init__(self) -> None:
+        _validate.one_of(GROUPS, groups=self.groups)
+
+    def thresholds(self, norms: Any) -> Any:
+        """The record's median norm (eq 9), float tensor `(records,)`."""
+        import tensorflow as tf
+
+        groups = norms.shape[-1]
+        ordered = tf.sort(norms, axis=-1)
+        return 0.5 * (ordered[:, (groups - 1) // 2] + ordered[:, groups // 2])
+
+    def factors(self, norms: Any) -> Any:
+        import tensorflow as tf
+
+        median = self.thresholds(norms)
+        return tf.minimum(1.0, tf.math.divide_no_nan(median[:, None], norms)) + tf.cast(
+            norms == 0.0, norms.dtype
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class FlatClipping(LayerClipping):
-    """Layers keep their proportions; only the release cap scales the gradient (Abadi et al.)."""
+class FlatClipping(Clipping):
+    """Groups keep their proportions; only the release cap scales the gradient (Abadi et al.)."""
 
     name = "flat"
 
-    def factors(self, layer_norms: Any) -> Any:
+    def factors(self, norms: Any) -> Any:
         import tensorflow as tf
 
-        return tf.ones_like(layer_norms)
+        return tf.ones_like(norms)
 
 
-_BY_NAME: dict[str, type[LayerClipping]] = {
-    cls.name: cls for cls in (MedianLayerClipping, FlatClipping)
+@dataclasses.dataclass(frozen=True)
+class FixedLayerClipping(Clipping):
+    """Each group is clipped to a fixed norm of its own (He et al. 2023, constant thresholds).
+
+    Guarantee: the clipped gradient's norm is at most `sqrt(sum of the squared thresholds)`; with a
+    `FixedSensitivity` of that size the release cap never acts.
+
+    Args:
+        l2_norm_clips: float above 0 for every group, or one for each in the order of the model's
+            groups; must not be chosen by looking at the private data.
+        groups: str, see `Clipping`.
+    """
+
+    l2_norm_clips: float | tuple[float, ...] = 1.0
+    groups: str = "layer"
+    name = "fixed_layer"
+
+    def __post_init__(self) -> None:
+        _validate.one_of(GROUPS, groups=self.groups)
+        clips = self.l2_norm_clips
+        if isinstance(clips, (list, tuple)):
+            object.__setattr__(
+                self, "l2_norm_clips", tuple(_validate.positive(l2_norm_clips=c) for c in clips)
+            )
+        else:
+            _validate.positive(l2_norm_clips=clips)
+
+    def factors(self, norms: Any) -> Any:
+        import tensorflow as tf
+
+        clips, groups = self.l2_norm_clips, norms.shape[-1]
+        if isinstance(clips, tuple) and len(clips) != groups:
+            raise InputError(
+                f"l2_norm_clips must be one number or {groups}, one for each group of the model, "
+                f"got {len(clips)}."
+            )
+        thresholds = tf.cast(clips, norms.dtype)
+        return tf.minimum(1.0, tf.math.divide_no_nan(thresholds, norms)) + tf.cast(
+            norms == 0.0, norms.dtype
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AutomaticClipping(Clipping):
+    """Gradients are normalised instead of clipped (Bu et al. 2023, AUTO-S): `g / (|g| + gamma)`.
+
+    Guarantee: the normalised gradient's norm is below 1; with `FixedSensitivity(1.0)` the release
+    cap never acts, and no threshold need be chosen.
+
+    Args:
+        gamma: float above 0, keeps small gradients small.
+        layerwise: bool; each of G groups is normalised by its own norm, over `sqrt(G)`.
+        groups: str, see `Clipping`.
+    """
+
+    gamma: float = 0.01
+    layerwise: bool = False
+    groups: str = "layer"
+    name = "automatic"
+
+    def __post_init__(self) -> None:
+        _validate.positive(gamma=self.gamma)
+        _validate.one_of(GROUPS, groups=self.groups)
+
+    def factors(self, norms: Any) -> Any:
+        import tensorflow as tf
+
+        if self.layerwise:
+            return norms.shape[-1] ** -0.5 / (norms + self.gamma)
+        whole = tf.norm(norms, axis=-1, keepdims=True)
+        return tf.ones_like(norms) / (whole + self.gamma)
+
+
+_BY_NAME: dict[str, type[Any]] = {
+    cls.name: cls
+    for cls in (MedianLayerClipping, FlatClipping, FixedLayerClipping, AutomaticClipping)
 }
 
 
-def clipping_to_dict(clipping: LayerClipping) -> dict[str, Any]:
+def clipping_to_dict(clipping: Any) -> dict[str, Any]:
     """JSON-able form."""
-    return {"name": clipping.name}
+    return {"name": clipping.name, **dataclasses.asdict(clipping)}
 
 
-def clipping_from_dict(data: dict[str, Any]) -> LayerClipping:
+def clipping_from_dict(data: dict[str, Any]) -> Clipping:
     """The inverse of `clipping_to_dict`.
 
     Raises:
         InputError: on an unknown name.
     """
-    if data.get("name") not in _BY_NAME:
-        raise InputError(
-            f"clipping must be one of {', '.join(_BY_NAME)}, got {data.get('name')!r}."
-        )
-    return _BY_NAME[data["name"]]()
+    arguments = dict(data)
+    name = arguments.pop("name", None)
+    if name not in _BY_NAME:
+        raise InputError(f"clipping must be one of {', '.join(_BY_NAME)}, got {name!r}.")
+    clipping: Clipping = _BY_NAME[name](**arguments)
+    return clipping

@@ -8,17 +8,27 @@ from typing import Any, Union
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 
+# Noise multiplier, sampling probability and number of equal releases.
+Release = tuple[float, float, int]
+
+
+SAMPLINGS = ("poisson", "fixed_size")
+
 
 @dataclasses.dataclass(frozen=True)
 class LedgerEntry:
-    """Equal releases in a row: `steps` Gaussian releases over Poisson samples of one data set.
+    """Equal releases in a row: `steps` Gaussian releases over samples of one data set.
 
     Attributes:
         steps: int, noisy sums released.
         noise_multiplier: float, standard deviation of the noise over the L2 sensitivity, of
             all that a step releases taken as one Gaussian (design section 3, item 7).
         sampling_probability: float, with which each record entered each step.
-        sampling: str, how records were drawn; only "poisson" is known.
+        sampling: str, how records were drawn. "poisson", or "fixed_size": batches in which a
+            record enters once a pass at most, which amplify nothing.
+        passes: int, for "fixed_size" the passes over the records that the steps belong to.
+        certified: bool, whether the mechanism bounds what one record adds. If not, the entry
+            costs an infinite epsilon, whatever its noise.
         details: JSON-able mapping, the mechanism in words and numbers, for the statement.
         not_covered: what the run did with private data that epsilon does not count.
     """
@@ -27,16 +37,27 @@ class LedgerEntry:
     noise_multiplier: float
     sampling_probability: float
     sampling: str = "poisson"
+    passes: int = 0
+    certified: bool = True
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     not_covered: tuple[str, ...] = ()
 
+    @property
+    def release(self) -> Release:
+        """Noise multiplier, sampling probability and number of equal releases."""
+        if self.sampling not in SAMPLINGS:
+            raise InputError(
+                f"A ledger entry's sampling must be one of {', '.join(SAMPLINGS)}, got "
+                f"{self.sampling!r}."
+            )
+        noise_multiplier = self.noise_multiplier if self.certified else 0.0
+        if self.sampling == "fixed_size":
+            return noise_multiplier, 1.0, self.passes
+        return noise_multiplier, self.sampling_probability, self.steps
+
     def event(self) -> Any:
         """The dp_accounting event of all the steps."""
-        if self.sampling != "poisson":
-            raise InputError(f"A ledger entry's sampling must be poisson, got {self.sampling!r}.")
-        return accounting.subsampled_gaussian_event(
-            self.noise_multiplier, self.sampling_probability, self.steps
-        )
+        return accounting.subsampled_gaussian_event(*self.release)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +65,8 @@ class PrivacyLedger:
     """Releases from the same records, one after another: their events compose.
 
     Guarantee: `epsilon(delta)` bounds the whole sequence, every intermediate model included,
-    for data sets that differ by one record added or removed, given that each entry says truly
-    how its records were sampled and noised.
+    for data sets that differ as `adjacency` says, given that each entry says truly how its
+    records were sampled and noised.
     """
 
     entries: tuple[LedgerEntry, ...] = ()
@@ -58,14 +79,16 @@ class PrivacyLedger:
 
     def epsilon(self, delta: float, accountant: str = "rdp") -> float:
         """Epsilon at `delta` by the named accountant; 0 for an empty ledger."""
+        return _epsilon(self._releases(), delta, accountant) if self.entries else 0.0
+
+    def delta(self, epsilon: float, accountant: str = "rdp") -> float:
+        """Delta at `epsilon` by the named accountant; 0 for an empty ledger."""
         if not self.entries:
             return 0.0
-        releases = tuple(
-            (e.noise_multiplier, e.sampling_probability, e.steps) for e in self.entries
-        )
-        if any(entry.sampling != "poisson" for entry in self.entries):
-            self.event()  # says which
-        return _epsilon(releases, delta, accountant)
+        return accounting.delta_of_event(self.event(), epsilon, accountant)
+
+    def _releases(self) -> tuple[Release, ...]:
+        return tuple(entry.release for entry in self.entries)
 
     def all_entries(self) -> tuple[LedgerEntry, ...]:
         """Every entry, in order."""
@@ -81,9 +104,7 @@ class PrivacyLedger:
 
 
 @functools.lru_cache(maxsize=256)
-def _epsilon(
-    releases: tuple[tuple[float, float, int], ...], delta: float, accountant: str
-) -> float:
+def _epsilon(releases: tuple[Release, ...], delta: float, accountant: str) -> float:
     # Statement, card and table ask for the same number, and an accountant takes its time.
     import dp_accounting
 
@@ -105,6 +126,10 @@ class ParallelLedger:
     def epsilon(self, delta: float, accountant: str = "rdp") -> float:
         """The largest epsilon of the parts at `delta`."""
         return max((part.epsilon(delta, accountant) for part in self.parts), default=0.0)
+
+    def delta(self, epsilon: float, accountant: str = "rdp") -> float:
+        """The largest delta of the parts at `epsilon`."""
+        return max((part.delta(epsilon, accountant) for part in self.parts), default=0.0)
 
     def all_entries(self) -> tuple[LedgerEntry, ...]:
         """Every entry of every part, in order."""
@@ -162,3 +187,43 @@ def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
             )
         entries.extend(ledger.entries)
     return PrivacyLedger(tuple(entries))
+
+
+def adjacency(ledger: Ledger) -> str:
+    """Which data sets count as neighbours: by dp_accounting's names.
+
+    Batches of fixed size do not survive a record added or removed, which would shift them; their
+    guarantee is for a record replaced by a blank one that adds nothing. Poisson samples cost the
+    same by either, so a ledger that holds both is stated by the latter.
+    """
+    fixed = any(entry.sampling == "fixed_size" for entry in ledger.all_entries())
+    return accounting.BLANK_ADJACENCY if fixed else accounting.ADJACENCY
+
+
+def epsilon_curve(
+    ledger: PrivacyLedger, delta: float, points: int = 40, accountant: str = "rdp"
+) -> list[tuple[int, float]]:
+    """Epsilon as the steps went by.
+
+    Args:
+        ledger: a `PrivacyLedger`.
+        delta: float in (0, 1).
+        points: int, about as many steps are looked at.
+        accountant: "rdp" or "pld".
+
+    Returns:
+        Pairs (steps so far, epsilon), from (0, 0) to the end.
+    """
+    total = sum(entry.steps for entry in ledger.entries)
+    curve, done = [(0, 0.0)], 0
+    past: list[LedgerEntry] = []
+    stride = max(1, total // max(1, points))
+    for entry in ledger.entries:
+        for steps in [*range(stride, entry.steps, stride), entry.steps]:
+            passes = -(-entry.passes * steps // max(1, entry.steps))
+            part = dataclasses.replace(entry, steps=steps, passes=passes)
+            epsilon = PrivacyLedger((*past, part)).epsilon(delta, accountant)
+            curve.append((done + steps, epsilon))
+        past.append(entry)
+        done += entry.steps
+    return curve

@@ -6,41 +6,68 @@ from typing import Any
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.privacy import accounting, ledger, sampling
+from keras_dpvit.privacy import accounting, ledger
+from keras_dpvit.privacy import sampling as samplers
 from keras_dpvit.privacy.clipping import (
-    LayerClipping,
+    Clipping,
     MedianLayerClipping,
     clipping_from_dict,
     clipping_to_dict,
 )
+from keras_dpvit.privacy.mechanism import StepMechanism
+from keras_dpvit.privacy.schedules import (
+    ConstantNoise,
+    NoiseSchedule,
+    schedule_from_dict,
+    schedule_to_dict,
+)
 from keras_dpvit.privacy.sensitivity import (
     DynamicSensitivity,
+    PublishedSensitivity,
     Sensitivity,
     sensitivity_from_dict,
     sensitivity_to_dict,
 )
+
+SAMPLINGS = ("poisson", "shuffled", "external")
+
+_PARTS: dict[str, tuple[type[Any], Any, Any]] = {
+    "clipping": (Clipping, clipping_to_dict, clipping_from_dict),
+    "sensitivity": (Sensitivity, sensitivity_to_dict, sensitivity_from_dict),
+    "noise_schedule": (NoiseSchedule, schedule_to_dict, schedule_from_dict),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyPlan:
     """How a model is trained privately; every field is public.
 
-    Guarantee: training under the plan for its `steps` costs at most `epsilon()` at `delta`, by
-    add-or-remove-one adjacency, for the sequence of all noisy sums and counts and anything
-    computed from them. It holds for any gradients (NaN and infinite ones count as zero) and any
-    number of records actually passed in; `num_examples` and `batch_size` enter as public
-    constants. Out of scope: attacks on floating-point noise, and a fixed `seed` that leaks.
+    Guarantee: training under the plan for its `steps` costs at most `epsilon()` at `delta`, for
+    the sequence of all noisy sums and counts and anything computed from them: for one record added
+    or removed under Poisson sampling, for one record against a blank one that adds nothing
+    under batches of fixed size. It holds for any gradients (NaN and infinite ones count as zero);
+    under Poisson sampling for any number of records actually passed in: `num_examples` and
+    `batch_size` enter as public constants. Out of scope: attacks on floating-point noise, and a
+    fixed `seed` that leaks. A plan `as_published` guarantees nothing.
 
     Args:
         num_examples: int, records to train on.
-        batch_size: int, records expected in a step; each enters with `batch_size/num_examples`.
-        epochs: float, expected passes over the data; the steps are
+        batch_size: int, records expected in a step.
+        epochs: float, expected passes over the data; under Poisson sampling the steps are
             `ceil(epochs * num_examples / batch_size)`, as TF Privacy counts them.
         delta: float in (0, 1), should be well below `1/num_examples`.
-        noise_multiplier: float, of a step's releases taken as one Gaussian; 0 trains without
-            noise and with infinite epsilon.
-        clipping: a `LayerClipping`.
+        noise_multiplier: float, noise of a step over its clipping norm, all that the step releases
+            taken as one Gaussian; 0 trains without noise and with infinite epsilon.
+        clipping: a `Clipping`.
         sensitivity: a `Sensitivity`.
+        noise_schedule: a `NoiseSchedule`, factors on the noise multiplier.
+        microbatch_size: int, divides `batch_size`. Above 1 it is the mean gradient of about so
+            many records, drawn together at random, that is clipped: a record then moves the
+            sum by twice the clipping norm, which the cost counts.
+        sampling: "poisson": each record enters each step with `batch_size/num_examples`.
+            "shuffled": batches of `batch_size` over a fresh shuffle in each pass, without
+            amplification. "external": `fit` is given batches by somebody else, who takes no
+            record twice in a pass and looks at none for it; without amplification.
         target_epsilon: float or None, what `for_target` was asked for.
         compositions: int, how many trainings of this kind on the same records the target
             covers together.
@@ -56,8 +83,11 @@ class PrivacyPlan:
     epochs: float
     delta: float
     noise_multiplier: float
-    clipping: LayerClipping = dataclasses.field(default_factory=MedianLayerClipping)
+    clipping: Clipping = dataclasses.field(default_factory=MedianLayerClipping)
     sensitivity: Sensitivity = dataclasses.field(default_factory=DynamicSensitivity)
+    noise_schedule: NoiseSchedule = dataclasses.field(default_factory=ConstantNoise)
+    microbatch_size: int = 1
+    sampling: str = "poisson"
     target_epsilon: float | None = None
     compositions: int = 1
     seed: int | None = None
@@ -67,12 +97,31 @@ class PrivacyPlan:
         _validate.open_unit_interval(delta=self.delta)
         _validate.non_negative(noise_multiplier=self.noise_multiplier)
         _validate.positive_int(compositions=self.compositions)
-        if not isinstance(self.clipping, LayerClipping):
-            raise InputError(f"clipping must be a LayerClipping, got {self.clipping!r}.")
-        if not isinstance(self.sensitivity, Sensitivity):
-            raise InputError(f"sensitivity must be a Sensitivity, got {self.sensitivity!r}.")
+        _validate.one_of(SAMPLINGS, sampling=self.sampling)
+        _validate.positive_int(microbatch_size=self.microbatch_size)
+        if self.batch_size % self.microbatch_size:
+            raise InputError(
+                f"microbatch_size must divide batch_size={self.batch_size}, got "
+                f"{self.microbatch_size}."
+            )
+        for name, (kind, _, _) in _PARTS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}.")
+        if self.sampling != "poisson" and not isinstance(self.noise_schedule, ConstantNoise):
+            raise InputError(
+                "noise_schedule must be constant with batches of fixed size: a record's cost would "
+                "depend on where in a pass it falls."
+            )
+        if self.sampling == "external" and self.microbatch_size > 1:
+            raise InputError(
+                "microbatch_size must be 1 with sampling='external': microbatches are drawn with "
+                "the sample."
+            )
+        if not self.sensitivity.certified and not isinstance(self.clipping, MedianLayerClipping):
+            raise InputError("clipping must be median_layer in a plan as published.")
         # Computed here so that an infeasible split is refused when the plan is made.
-        self.sensitivity.split(self.noise_multiplier, self.batch_size)
+        for factor, _ in self.noise_schedule.levels(self.steps):
+            self._mechanism(factor).split()
 
     @classmethod
     def for_target(
@@ -85,6 +134,7 @@ class PrivacyPlan:
         epochs: float,
         compositions: int = 1,
         accountant: str = "rdp",
+        num_microbatches: int | None = None,
         **mechanism: Any,
     ) -> "PrivacyPlan":
         """The plan with the least noise whose cost does not exceed a target.
@@ -99,7 +149,10 @@ class PrivacyPlan:
                 all of them together within the target.
             accountant: "rdp" (TF Privacy's) or "pld" (tighter: less noise); the one whose
                 epsilon is kept within the target.
-            **mechanism: `clipping`, `sensitivity`, `seed` of the class.
+            num_microbatches: int, divides `batch_size`; TF Privacy's way to say
+                `microbatch_size = batch_size / num_microbatches`.
+            **mechanism: `clipping`, `sensitivity`, `noise_schedule`, `microbatch_size`,
+                `sampling`, `seed` of the class.
 
         Raises:
             InputError: if an argument is out of range or the batch is larger than the data.
@@ -108,19 +161,57 @@ class PrivacyPlan:
         _validate.open_unit_interval(delta=delta)
         _check_schedule(num_examples, batch_size, epochs)
         _validate.positive_int(compositions=compositions)
-        steps = _num_steps(num_examples, batch_size, epochs)
-        noise_multiplier = accounting.calibrate_noise_multiplier(
-            epsilon, delta, batch_size / num_examples, steps * compositions, accountant
+        if num_microbatches is not None:
+            mechanism["microbatch_size"] = _microbatch_size(batch_size, num_microbatches)
+        # An event asks nothing of the split, so that calibration may pass through small noise.
+        template = cls(num_examples, batch_size, epochs, delta, 0.0, **mechanism)
+        if not template.sensitivity.certified:
+            raise InputError("sensitivity must be a certified one: as published it has no epsilon.")
+
+        def event(noise_multiplier: float) -> Any:
+            return _event_of_runs(template, noise_multiplier, compositions)
+
+        calibrated = accounting.calibrate_noise_multiplier(epsilon, delta, event, accountant)
+        return dataclasses.replace(
+            template,
+            noise_multiplier=calibrated,
+            target_epsilon=float(epsilon),
+            compositions=compositions,
         )
+
+    @classmethod
+    def as_published(
+        cls,
+        *,
+        num_examples: int,
+        batch_size: int,
+        epochs: float,
+        delta: float,
+        noise_multiplier: float,
+        floor: float = 1e-3,
+        **arguments: Any,
+    ) -> "PrivacyPlan":
+        """Equations 9 to 13 as the paper prints them, for reproduction: gives no privacy.
+
+        Guarantee: none; the ledger says infinite epsilon (see `PublishedSensitivity`).
+
+        Args:
+            num_examples: int, as in the class.
+            batch_size: int, as in the class.
+            epochs: float, as in the class.
+            delta: float, for the nominal epsilon that the statement shows beside "infinite".
+            noise_multiplier: float, the paper's noise level.
+            floor: float above 0, `alpha` of eq 12.
+            **arguments: `seed` of the class.
+        """
         return cls(
             num_examples=num_examples,
             batch_size=batch_size,
             epochs=epochs,
             delta=delta,
             noise_multiplier=noise_multiplier,
-            target_epsilon=float(epsilon),
-            compositions=compositions,
-            **mechanism,
+            sensitivity=PublishedSensitivity(floor),
+            **arguments,
         )
 
     @property
@@ -129,67 +220,112 @@ class PrivacyPlan:
         return self.batch_size / self.num_examples
 
     @property
+    def num_microbatches(self) -> int:
+        """The expected number of gradients that a step clips and sums: its public divisor."""
+        return self.batch_size // self.microbatch_size
+
+    @property
     def steps(self) -> int:
         """The number of steps the plan pays for."""
-        return _num_steps(self.num_examples, self.batch_size, self.epochs)
+        if self.sampling == "poisson":
+            return _num_steps(self.num_examples, self.batch_size, self.epochs)
+        return math.ceil(self.epochs * self.steps_per_epoch)
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps in an epoch as `fit` shows them; the last epoch of the plan may be shorter."""
-        return math.ceil(self.num_examples / self.batch_size)
+        if self.sampling == "poisson":
+            return math.ceil(self.num_examples / self.batch_size)
+        return self.num_examples // self.batch_size
 
-    @property
-    def gradient_noise_multiplier(self) -> float:
-        """Noise on the sum of gradients over its sensitivity."""
-        return self.sensitivity.split(self.noise_multiplier, self.batch_size)[0]
+    def mechanism(self, step: int = 0) -> StepMechanism:
+        """What a step releases: its sensitivity, noise and event."""
+        return self._mechanism(self.noise_schedule.factor(step, self.steps))
 
-    @property
-    def count_noise_stddev(self) -> float:
-        """Standard deviation of the noise on the tracked count; 0 if none is released."""
-        return self.sensitivity.split(self.noise_multiplier, self.batch_size)[1]
+    def _mechanism(self, factor: float) -> StepMechanism:
+        return StepMechanism(
+            noise_multiplier=self.noise_multiplier * factor,
+            rule=self.sensitivity,
+            num_units=self.num_microbatches,
+            records_share_units=self.microbatch_size > 1,
+            sampling_probability=self.sampling_probability if self.sampling == "poisson" else 1.0,
+        )
 
-    def noise_stddev(self, state: Any) -> Any:
-        """Standard deviation of the noise on the sum, for a state of the sensitivity."""
-        return self.gradient_noise_multiplier * self.sensitivity.cap(state)
+    def noise_levels(self) -> list[tuple[StepMechanism, int]]:
+        """The run as pairs (mechanism, number of steps in a row)."""
+        levels = self.noise_schedule.levels(self.steps)
+        return [(self._mechanism(factor), steps) for factor, steps in levels]
 
-    def sampler(self, key: bytes) -> sampling.PoissonSampler:
-        """The sampler whose amplification the plan's event counts."""
-        return sampling.PoissonSampler(self.sampling_probability, key)
+    def sampler(self, key: bytes) -> samplers.Sampler | None:
+        """The sampler that the plan's event counts; None where somebody else makes the batches."""
+        if self.sampling == "external":
+            return None
+        if self.sampling == "shuffled":
+            return samplers.ShuffledSampler(self.batch_size, key)
+        return samplers.PoissonSampler(self.sampling_probability, key)
 
-    def entry(self, steps: int, not_covered: tuple[str, ...] = ()) -> ledger.LedgerEntry:
-        """The ledger's entry for `steps` steps trained under the plan."""
-        return ledger.LedgerEntry(
-            steps=steps,
-            noise_multiplier=self.noise_multiplier,
-            sampling_probability=self.sampling_probability,
-            details=self.describe(),
-            not_covered=not_covered,
+    def entries(
+        self,
+        steps: int,
+        first_step: int = 0,
+        not_covered: tuple[str, ...] = (),
+        passes: int | None = None,
+    ) -> tuple[ledger.LedgerEntry, ...]:
+        """The ledger's entries for steps trained under the plan.
+
+        Args:
+            steps: int, how many.
+            first_step: int, the steps before these, entered elsewhere.
+            not_covered: see `LedgerEntry`.
+            passes: int, for batches made elsewhere: the passes over the records so far.
+        """
+        if self.sampling != "poisson" and passes is None:
+            last, each = first_step + steps, self.steps_per_epoch
+            passes = math.ceil(last / each) - first_step // each if steps else 0
+        runs = self.noise_schedule.runs(self.steps, first_step, first_step + steps)
+        if self.sampling != "poisson":  # made elsewhere, a pass may have more steps than planned
+            runs = [(1.0, steps)] if steps else []
+        return tuple(
+            ledger.LedgerEntry(
+                steps=count,
+                noise_multiplier=self._mechanism(factor).event_noise_multiplier,
+                sampling_probability=self.sampling_probability,
+                sampling="poisson" if self.sampling == "poisson" else "fixed_size",
+                passes=passes or 0,
+                certified=self.sensitivity.certified,
+                details=self.describe(factor),
+                not_covered=not_covered,
+            )
+            for factor, count in runs
         )
 
     def epsilon(self, delta: float | None = None, accountant: str = "rdp") -> float:
         """Epsilon of all steps of one training under the plan."""
-        spent = ledger.PrivacyLedger((self.entry(self.steps),))
+        spent = ledger.PrivacyLedger(self.entries(self.steps))
         return spent.epsilon(self.delta if delta is None else delta, accountant)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, factor: float = 1.0) -> dict[str, Any]:
         """The mechanism in JSON-able words and numbers, for ledgers, cards and statements."""
+        gradient, count = self._mechanism(factor).split()
         return {
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
             "planned_steps": self.steps,
             "delta": self.delta,
-            "gradient_noise_multiplier": self.gradient_noise_multiplier,
-            "count_noise_stddev": self.count_noise_stddev,
-            "clipping": clipping_to_dict(self.clipping),
-            "sensitivity": sensitivity_to_dict(self.sensitivity),
+            "noise_multiplier": self.noise_multiplier * factor,
+            "gradient_noise_multiplier": gradient,
+            "count_noise_stddev": count,
+            "microbatch_size": self.microbatch_size,
+            "sampling": self.sampling,
+            **{name: write(getattr(self, name)) for name, (_, write, _) in _PARTS.items()},
             "seed_fixed": self.seed is not None,
         }
 
     def get_config(self) -> dict[str, Any]:
         """JSON-able arguments. A fixed seed is left out: files travel, and a seed is a secret."""
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        config["clipping"] = clipping_to_dict(self.clipping)
-        config["sensitivity"] = sensitivity_to_dict(self.sensitivity)
+        for name, (_, write, _) in _PARTS.items():
+            config[name] = write(config[name])
         del config["seed"]
         return config
 
@@ -197,13 +333,39 @@ class PrivacyPlan:
     def from_config(cls, config: dict[str, Any]) -> "PrivacyPlan":
         """The inverse of `get_config`, with fresh entropy."""
         arguments = dict(config)
-        arguments["clipping"] = clipping_from_dict(arguments["clipping"])
-        arguments["sensitivity"] = sensitivity_from_dict(arguments["sensitivity"])
+        for name, (_, _, read) in _PARTS.items():
+            if name in arguments:
+                arguments[name] = read(arguments[name])
         return cls(**arguments)
+
+
+def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int) -> Any:
+    """The event of so many trainings under a plan with another noise multiplier."""
+    import dp_accounting
+
+    entries = (
+        dataclasses.replace(
+            entry, noise_multiplier=factor * noise_multiplier / plan._mechanism(1.0).units_moved
+        )
+        for entry, (factor, _) in zip(
+            plan.entries(plan.steps), plan.noise_schedule.levels(plan.steps), strict=True
+        )
+    )
+    once = dp_accounting.ComposedDpEvent([entry.event() for entry in entries])
+    return dp_accounting.SelfComposedDpEvent(once, compositions)
 
 
 def _num_steps(num_examples: int, batch_size: int, epochs: float) -> int:
     return math.ceil(epochs * num_examples / batch_size)
+
+
+def _microbatch_size(batch_size: int, num_microbatches: int) -> int:
+    _validate.positive_int(num_microbatches=num_microbatches)
+    if batch_size % num_microbatches:
+        raise InputError(
+            f"num_microbatches must divide batch_size={batch_size}, got {num_microbatches}."
+        )
+    return batch_size // num_microbatches
 
 
 def _check_schedule(num_examples: int, batch_size: int, epochs: float) -> None:

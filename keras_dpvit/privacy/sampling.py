@@ -1,5 +1,7 @@
 """Which records enter a step."""
 
+import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,10 +38,49 @@ class PoissonSampler:
 
     def steps_from(self, num_records: int, first_step: int) -> Iterator[np.ndarray]:
         """Endless samples, from `first_step` on."""
-        step = first_step
-        while True:
-            yield self.sample(num_records, step)
-            step += 1
+        return map(functools.partial(self.sample, num_records), itertools.count(first_step))
+
+
+class ShuffledSampler:
+    """Batches of fixed size over a fresh shuffle in each pass; the rest of a pass is left out.
+
+    Guarantee: in one pass a record enters one batch at most, and which one depends on the public
+    number of records and on randomness alone. So a pass costs one release, without amplification,
+    for a record against a blank one that adds nothing. It is not Poisson sampling, and is not
+    accounted as such.
+
+    Args:
+        batch_size: int, at most the number of records.
+        key: 32 bytes from `randomness.new_key`.
+    """
+
+    def __init__(self, batch_size: int, key: bytes) -> None:
+        self.batch_size = _validate.positive_int(batch_size=batch_size)
+        self._key = key
+
+    def sample(self, num_records: int, step: int) -> np.ndarray:
+        """Sorted row numbers of the records that enter `step`.
+
+        Raises:
+            InputError: if there are fewer records than a batch has.
+        """
+        if num_records < self.batch_size:
+            raise InputError(
+                f"batch_size must not exceed the number of records ({num_records}), got "
+                f"{self.batch_size}."
+            )
+        batches = num_records // self.batch_size
+        index, batch = divmod(step, batches)
+        generator = np.random.Generator(np.random.Philox(randomness.step_key(self._key, index)))
+        order = generator.permutation(num_records)
+        return np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])
+
+    def steps_from(self, num_records: int, first_step: int) -> Iterator[np.ndarray]:
+        """Endless samples, from `first_step` on."""
+        return map(functools.partial(self.sample, num_records), itertools.count(first_step))
+
+
+Sampler = PoissonSampler | ShuffledSampler
 
 
 def independent_parts(num_records: int, num_parts: int, seed: int | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
 from keras_dpvit import _validate
@@ -24,7 +25,7 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
 
     Args:
         layer_norms: float tensor `(records, layers)`.
-        factors: float tensor `(records, layers)` from a `LayerClipping`.
+        factors: float tensor `(records, layers)` from a `Clipping`.
         cap: scalar float tensor above 0, known before the records are looked at.
 
     Returns:
@@ -43,9 +44,14 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
 
 
 class Sensitivity(abc.ABC):
-    """Where the release cap comes from. Its state is one scalar, public after every step."""
+    """Where the release cap comes from. Its state is one scalar, public after every step.
+
+    Attributes:
+        certified: whether the cap bounds what one record adds, so that epsilon may be claimed.
+    """
 
     name: str
+    certified: bool = True
 
     @abc.abstractmethod
     def initial_state(self) -> float:
@@ -69,22 +75,37 @@ class Sensitivity(abc.ABC):
         """
 
     @abc.abstractmethod
-    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
+    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
         """The state for the next step.
 
         Args:
             state: scalar.
-            count_below: scalar, from `count_below` summed over the step's records.
+            tally: scalar, from `tally` summed over the step's records.
             noise: scalar, already of the standard deviation that `split` gave.
             expected_records: the public expected number of records.
         """
 
-    def count_below(self, state: Any, norms: Any, taking_part: Any) -> Any:
-        """The sum over records of +1/2 (norm at most `state`) or -1/2; 0 for padding."""
+    def tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
+        """What is summed over records beside the gradients: +1/2 (norm at most `state`) or -1/2.
+
+        Args:
+            state: scalar.
+            norms: float tensor `(records,)`, after layer clipping and before the cap; 0 for a
+                record that was dropped.
+            thresholds: float tensor `(records,)`, the records' own thresholds; only an
+                uncertified rule may look at them.
+            taking_part: bool tensor `(records,)`, False for padding.
+        """
         import tensorflow as tf
 
+        del thresholds
         recentred = tf.cast(norms <= state, tf.float32) - 0.5
         return tf.reduce_sum(tf.where(taking_part, recentred, 0.0))
+
+    def noise_scale(self, state: Any, tally: Any) -> Any:
+        """What the noise multiplier is multiplied with: the cap, whatever the records."""
+        del tally
+        return self.cap(state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +132,8 @@ class FixedSensitivity(Sensitivity):
         del batch_size
         return noise_multiplier, 0.0
 
-    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
-        del count_below, noise, expected_records
+    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
+        del tally, noise, expected_records
         return state
 
 
@@ -179,19 +200,71 @@ class DynamicSensitivity(Sensitivity):
             )
         return (noise_multiplier**-2 - (2 * stddev) ** -2) ** -0.5, stddev
 
-    def next_state(self, state: Any, count_below: Any, noise: Any, expected_records: float) -> Any:
+    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
         import tensorflow as tf
 
         query = tf_privacy.geometric_quantile_estimator(
             self.initial, self.target_quantile, self.learning_rate, expected_records
         )
         global_state = query.initial_global_state()._replace(current_estimate=state)
-        estimate, _, _ = query.get_noised_result(count_below + noise, global_state)
+        estimate, _, _ = query.get_noised_result(tally + noise, global_state)
         # Post-processing: a geometric walk that reached 0 or infinity would never come back.
         return tf.clip_by_value(estimate, self.floor, max(_LARGEST_NORM, self.initial))
 
 
-_BY_NAME: dict[str, type[Any]] = {cls.name: cls for cls in (FixedSensitivity, DynamicSensitivity)}
+@dataclasses.dataclass(frozen=True)
+class PublishedSensitivity(Sensitivity):
+    """Equations 11 to 13 as printed: noise for each record, scaled by its own threshold.
+
+    The sum gets `sum_u N(0, (z (Z_u + alpha))^2)` with `Z_u` the record's own median norm. Drawn
+    here as one Gaussian of the same distribution, with variance `z^2 sum_u (Z_u + alpha)^2`.
+
+    Guarantee: none. Nothing caps what a record adds, and the scale of the noise reveals the
+    thresholds, which are computed from the records: epsilon is infinite. For reproduction of the
+    paper only.
+
+    Args:
+        floor: float above 0, `alpha` of eq 12.
+    """
+
+    floor: float = 1e-3
+    name = "as_published"
+    certified = False
+
+    def __post_init__(self) -> None:
+        _validate.positive(floor=self.floor)
+
+    def initial_state(self) -> float:
+        return 0.0
+
+    def cap(self, state: Any) -> Any:
+        return state + math.inf
+
+    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+        del batch_size
+        return noise_multiplier, 0.0
+
+    def tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
+        import tensorflow as tf
+
+        del state, norms
+        usable = taking_part & tf.math.is_finite(thresholds)
+        return tf.reduce_sum(tf.where(usable, (thresholds + self.floor) ** 2, 0.0))
+
+    def noise_scale(self, state: Any, tally: Any) -> Any:
+        import tensorflow as tf
+
+        del state
+        return tf.sqrt(tally)
+
+    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
+        del tally, noise, expected_records
+        return state
+
+
+_BY_NAME: dict[str, type[Any]] = {
+    cls.name: cls for cls in (FixedSensitivity, DynamicSensitivity, PublishedSensitivity)
+}
 
 
 def sensitivity_to_dict(sensitivity: Any) -> dict[str, Any]:

@@ -1,11 +1,18 @@
 """What may be said about a trained model, generated from its ledger."""
 
+import dataclasses
 import math
 import textwrap
 from typing import Any
 
 from keras_dpvit.privacy import accounting
-from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, ParallelLedger
+from keras_dpvit.privacy.ledger import (
+    Ledger,
+    LedgerEntry,
+    ParallelLedger,
+    PrivacyLedger,
+    adjacency,
+)
 
 # True of every training here, whatever the run did.
 STANDING_LIMITS = (
@@ -24,10 +31,13 @@ def statement(ledger: Ledger, delta: float) -> str:
         return "No private training is on record: nothing is claimed about this model."
     parts = [_heading(ledger, delta)]
     parts += [_training(i, entry, len(entries)) for i, entry in enumerate(entries, 1)]
-    parts.append(
-        "What is protected: the final model, every intermediate model, and all that is "
-        "computed from them without looking at the records again."
-    )
+    if math.isfinite(ledger.epsilon(delta)):
+        parts.append(
+            "What is protected: the final model, every intermediate model, and all that is "
+            "computed from them without looking at the records again."
+        )
+    else:
+        parts.append("Nothing is protected: an infinite epsilon promises nothing.")
     limits = "".join(_bullet(line) for line in uncovered(ledger))
     return "\n\n".join(textwrap.fill(p, 80) if "\n" not in p else p for p in parts) + (
         f"\n\nNot covered by epsilon:{limits}\n"
@@ -63,7 +73,7 @@ def _heading(ledger: Ledger, delta: float) -> str:
         f"\n    epsilon by {name.upper()}: {format_epsilon(values[name])}" for name in values
     )
     lines = (
-        f"Example-level differential privacy, {accounting.ADJACENCY} adjacency, delta {delta:g}, "
+        f"Example-level differential privacy, {adjacency(ledger)} adjacency, delta {delta:g}, "
         f"by {accounting.accountant_version()}:"
     )
     head = textwrap.fill(lines, 80) + rows
@@ -81,15 +91,14 @@ def _heading(ledger: Ledger, delta: float) -> str:
 
 
 def _training(number: int, entry: LedgerEntry, total: int) -> str:
-    d = entry.details
     which = f"Training {number} of {total}: " if total > 1 else ""
     if entry.noise_multiplier == 0:
         return f"{which}without noise, so without any guarantee."
-    text = (
-        f"{which}DP-SGD, {entry.steps} steps, each record in each step with probability "
-        f"{entry.sampling_probability:.6g} independently (Poisson sampling by this package), "
-        f"noise multiplier {entry.noise_multiplier:.6g} for all that a step releases."
-    )
+    text = f"{which}DP-SGD, {entry.steps} steps, {_sampling(entry)}, "
+    if not entry.certified:
+        return text + _as_published(entry)
+    text += f"noise multiplier {entry.noise_multiplier:.6g} for all that a step releases."
+    d = entry.details
     if d:
         text += (
             f" Layer clipping: {d['clipping']['name']}. Sensitivity: {d['sensitivity']['name']}; "
@@ -98,9 +107,43 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
         if d["count_noise_stddev"]:
             text += f", noise of {d['count_noise_stddev']:.6g} on the count that moves it"
         text += f". Planned for {d['num_examples']} records in batches of {d['batch_size']}."
+        if d.get("microbatch_size", 1) > 1:
+            text += (
+                f" Mean gradients of about {d['microbatch_size']} records are clipped together, "
+                "which doubles the sensitivity; the noise multiplier above is net of that."
+            )
         if d["seed_fixed"]:
             text += " The noise came from a fixed seed: privacy rests on its secrecy."
     return text
+
+
+def _sampling(entry: LedgerEntry) -> str:
+    if entry.sampling == "poisson":
+        return (
+            f"each record in each step with probability {entry.sampling_probability:.6g} "
+            "independently (Poisson sampling by this package)"
+        )
+    if entry.details.get("sampling") == "external":
+        return (
+            f"{entry.passes} passes over batches made outside of this package, not amplified; "
+            "assumed: a pass holds a record once at most, and no record decides where others go"
+        )
+    return f"{entry.passes} passes in shuffled batches of fixed size, not amplified"
+
+
+def _as_published(entry: LedgerEntry) -> str:
+    text = (
+        "by equations 9 to 13 as published: the threshold is computed from the record that it "
+        "should bound, so nothing bounds what a record adds and epsilon is infinite."
+    )
+    if not entry.details:
+        return text
+    delta = entry.details["delta"]
+    nominal = PrivacyLedger((dataclasses.replace(entry, certified=True),)).epsilon(delta)
+    return text + (
+        f" The usual accounting of its noise multiplier {entry.noise_multiplier:.6g} would print "
+        f"epsilon {format_epsilon(nominal)} at delta {delta:g}: nominal, not a guarantee."
+    )
 
 
 def _bullet(line: str) -> str:
@@ -112,7 +155,7 @@ def to_dict(ledger: Ledger, delta: float) -> dict[str, Any]:
     return {
         "epsilon": epsilons(ledger, delta),
         "delta": delta,
-        "adjacency": accounting.ADJACENCY,
+        "adjacency": adjacency(ledger),
         "accountant": accounting.accountant_version(),
         "ledger": ledger.to_dict(),
         "not_covered": uncovered(ledger),

@@ -57,7 +57,19 @@ def check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 
 def check_size(plan: PrivacyPlan, num_records: int) -> None:
-    """Warns when the records are far from as many as the plan says; epsilon holds all the same."""
+    """Checks the number of records against the plan's.
+
+    Poisson samples cost the same for any number, so that a warning does; in a shuffle the number
+    decides how many steps a pass has, and it is public there.
+
+    Raises:
+        InputError: under a shuffled plan for another number of records.
+    """
+    if plan.sampling == "shuffled" and num_records != plan.num_examples:
+        raise InputError(
+            f"num_examples must be the number of records ({num_records}) where they are shuffled, "
+            f"got {plan.num_examples}: a pass would have other steps than the plan counts."
+        )
     if abs(num_records - plan.num_examples) > 0.1 * plan.num_examples:
         warnings.warn(
             f"The plan is made for {plan.num_examples} records and got {num_records}. Its epsilon "
@@ -85,3 +97,35 @@ def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
         if value is not None and not (name == "validation_split" and value == 0.0):
             raise InputError(f"{name} cannot be used in private training: {advice}.")
     arguments.pop("shuffle", None)
+
+
+def external_batches(model: Any, x: Any, y: Any) -> tuple[Any, np.ndarray]:
+    """Batches made elsewhere, each row marked as a record, and the labels of one of them.
+
+    Args:
+        model: a built Keras model with one input and one output.
+        x: `tf.data.Dataset` of batches (images, labels), with an end.
+        y: None.
+
+    Raises:
+        InputError: on anything else.
+    """
+    import tensorflow as tf
+
+    if not isinstance(x, tf.data.Dataset) or y is not None:
+        raise InputError(
+            "a plan with sampling='external' needs a tf.data.Dataset of (images, labels) batches "
+            f"as x and no y, got {type(x).__name__}; arrays are better given to a plan that "
+            "samples them itself."
+        )
+    if not isinstance(x.element_spec, tuple) or len(x.element_spec) != 2:
+        raise InputError("x must give batches of (images, labels), without sample weights.")
+    if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise InputError("x must have an end: what a pass costs is counted by passes.")
+    first = next(iter(x.take(1)), None)
+    if first is None:
+        raise InputError("x must hold at least one batch, got none.")
+    images, labels = first
+    check_images(images.numpy(), tuple(model.input_shape[1:]))
+    marked = x.map(lambda a, b: (a, b, tf.ones(tf.shape(b)[:1], tf.bool)))
+    return marked.prefetch(2), labels.numpy()[:1]

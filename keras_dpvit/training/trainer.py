@@ -1,6 +1,7 @@
-"""The certified step (design section 3) inside Keras' own `fit`."""
+"""Private training inside Keras' own `fit`: sampling, the certified step, what it has cost."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,26 +10,28 @@ import tensorflow as tf
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.gradients.units import find_units
+from keras_dpvit.gradients.units import clipping_groups, find_units
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.privacy.sensitivity import release_weights
-from keras_dpvit.training import inputs
+from keras_dpvit.training import batches, inputs
+from keras_dpvit.training.augmentation import Augmentation
+from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.losses import per_example_loss
-from keras_dpvit.training.optimizers import PrivateGradients
+from keras_dpvit.training.sources import source_for
+from keras_dpvit.training.step import CertifiedStep
 from keras_dpvit.training.validation import validate
 
-DEFAULT_PHYSICAL_BATCH_SIZE = 256
+_MOST_ROWS_AT_ONCE = 320
 
 
 class PrivateTrainer:
     """Trains one model under one plan; made by a private optimizer when a model is compiled.
 
-    Guarantee: the plan's. A step is: a Poisson sample; each record's gradient clipped by layer
-    and capped at the step's sensitivity; one draw of noise on their sum; a noised count that
-    moves the sensitivity of the next step. The optimizer sees the noised sum over the public
+    Guarantee: the plan's. A step is: a sample of the plan's; each record's gradient clipped by
+    group and capped at the step's sensitivity; one draw of noise on their sum; a noised count
+    that moves the sensitivity of the next step. The optimizer sees the noised sum over the public
     expected batch, and nothing else. An empty sample is a step like any other. Memory chunks of
     a batch change no result but for the order of float additions.
 
@@ -45,24 +48,38 @@ class PrivateTrainer:
         self._optimizer = optimizer
         self.plan = plan
         self._jit_compile = jit_compile is True
-        self._physical_batch_size = min(plan.batch_size, DEFAULT_PHYSICAL_BATCH_SIZE)
+        self._physical_batch_size = _default_physical_batch_size(plan, self._jit_compile)
         # Steps that the model has on record enter a seeded key: trained on under the same seed, it
         # must not meet noise that an earlier sum has had.
         past = sum(entry.steps for entry in model.privacy_ledger.all_entries())
         self._sampling_key = randomness.new_key(plan.seed, f"sampling after {past}")
-        noise_key = randomness.new_key(plan.seed, f"noise after {past}")
-        # A variable, not a constant: a traced graph must not carry the key.
-        self._noise_key = tf.Variable(np.frombuffer(noise_key[:16], np.int64), trainable=False)
+        self._noise_key = _key_variable(plan.seed, f"noise after {past}")
+        self._augmentation_key = _key_variable(plan.seed, f"augmentation after {past}")
         self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._state = tf.Variable(plan.sensitivity.initial_state(), dtype=tf.float32)
-        self._steps_in_past_ledger = 0
+        self._passes = 0
+        self._entered = (0, 0)  # steps and passes that an earlier ledger holds
+        self._augmentation: Augmentation | None = None
+        self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
         self._in_fit = False
         self._disclosures: dict[str, None] = {}
 
     @property
+    def steps_taken(self) -> int:
+        """Steps taken under the plan."""
+        return int(self._steps.numpy())
+
+    @property
     def steps_done(self) -> int:
         """Steps taken under the plan that no earlier ledger holds."""
-        return int(self._steps.numpy()) - self._steps_in_past_ledger
+        return self.steps_taken - self._entered[0]
+
+    @property
+    def plan_is_spent(self) -> bool:
+        """Whether the plan pays for no further step."""
+        if self._external:
+            return self._passes >= self.plan.epochs
+        return self.steps_taken >= self.plan.steps
 
     @property
     def sensitivity_cap(self) -> float:
@@ -71,11 +88,16 @@ class PrivateTrainer:
 
     def forget_steps(self) -> None:
         """The model's past ledger now holds the steps done so far."""
-        self._steps_in_past_ledger = int(self._steps.numpy())
+        self._entered = (self.steps_taken, self._passes)
 
-    def ledger_entry(self) -> LedgerEntry:
+    def ledger_entries(self) -> tuple[LedgerEntry, ...]:
         """What the steps so far have cost."""
-        return self.plan.entry(self.steps_done, tuple(self._disclosures))
+        return self.plan.entries(
+            self.steps_done,
+            self._entered[0],
+            tuple(self._disclosures),
+            self._passes - self._entered[1] if self._external else None,
+        )
 
     def fit(
         self,
@@ -84,45 +106,71 @@ class PrivateTrainer:
         y: Any,
         *,
         physical_batch_size: int | None = None,
+        augmentation: Augmentation | None = None,
+        checkpoint_dir: Any = None,
+        checkpoint_steps: int | None = None,
         epochs: int = 1,
         callbacks: Any = None,
         **arguments: Any,
     ) -> Any:
-        """Runs Keras' `fit` over Poisson samples of `x` and `y`, no further than the plan goes."""
+        """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
-        x, y = inputs.check_arrays(self._model, x, y)
-        inputs.check_size(self.plan, len(x))
-        if int(self._steps.numpy()) >= self.plan.steps:
+        data, labels = self._data(x, y)
+        self._prepare(physical_batch_size, augmentation)
+        guard = Guard(self, epochs)
+        if checkpoint_dir is not None and self._external:
+            raise InputError(
+                "checkpoint_dir needs a plan that samples by itself: nobody knows which batches of "
+                "the others' pass are still to come."
+            )
+        if checkpoint_dir is not None:
+            guard.use_checkpoints(Checkpoint(checkpoint_dir), checkpoint_steps)
+        if self.plan_is_spent and not guard.resumed:
             raise InputError(
                 f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
                 "its cost will be added."
             )
-        self._prepare(physical_batch_size)
-        validate(self._model, self._losses, y[:1])
+        validate(self._model, self._losses, labels)
         self._note_disclosures(arguments)
-        callbacks = [*(callbacks or []), _StopWithPlan(self)]
         self._in_fit = True
         try:
             return keras_fit(
-                self._batches(x, y),
+                data,
                 epochs=epochs,
-                steps_per_epoch=self.plan.steps_per_epoch,
-                callbacks=callbacks,
-                shuffle=False,  # a Poisson sample has no order
+                initial_epoch=guard.initial_epoch,
+                steps_per_epoch=None if self._external else self.plan.steps_per_epoch,
+                callbacks=[guard, *(callbacks or [])],
+                shuffle=False,  # a sample has no order
                 **arguments,
             )
         finally:
             self._in_fit = False
+            guard.close()
 
-    def _prepare(self, physical_batch_size: int | None) -> None:
+    @property
+    def _external(self) -> bool:
+        return self.plan.sampling == "external"
+
+    def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray]:
+        """The data set for Keras, and labels of one record."""
+        if self._external:
+            return inputs.external_batches(self._model, x, y)
+        source = source_for(self._model, x, y)
+        inputs.check_size(self.plan, source.num_records)
+        data = tf.data.Dataset.from_generator(
+            lambda: batches.sampled_batches(
+                self.plan, source, self._sampling_key, lambda: self.steps_taken
+            ),
+            output_signature=batches.signature(source),
+        )
+        return data.prefetch(2), source.example()[1]
+
+    def _prepare(self, physical_batch_size: int | None, augmentation: Any = None) -> None:
         if physical_batch_size is not None:
             _validate.positive_int(physical_batch_size=physical_batch_size)
-            if physical_batch_size != self._physical_batch_size:
-                self._physical_batch_size = physical_batch_size
-                self._model.train_function = None  # traced for another chunk
-        self._units = find_units(self._model)
-        self._variables = [v for unit in self._units for v in unit.variables]
-        self._losses = per_example_loss(self._model.loss)
+            self._physical_batch_size = physical_batch_size
+        if augmentation is not None and self.plan.microbatch_size > 1:
+            raise InputError("augmentation cannot be used with microbatch_size above 1.")
         if self._model.losses:
             raise InputError(
                 "add_loss and regularizers cannot be used in private training: their gradients "
@@ -130,129 +178,56 @@ class PrivateTrainer:
             )
         if isinstance(self._model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
-        self._seed_states = [
-            part.state for layer in self._model._flatten_layers() for part in _generators(layer)
-        ]
-        self._chunk = tf.function(self._chunk_sums, jit_compile=self._jit_compile, autograph=False)
+        wanted = (
+            self._physical_batch_size,
+            augmentation,
+            self._model.loss,
+            tuple(id(v) for v in self._model.trainable_variables),
+        )
+        if wanted == self._prepared:
+            return
+        self._augmentation = augmentation
+        self._losses = per_example_loss(self._model.loss)
+        groups = self.plan.clipping.groups
+        units = find_units(self._model, by_variable=groups == "variable")
+        self._variables = [v for unit in units for v in unit.variables]
+        copies = 1 if augmentation is None else augmentation.copies
+        self.step = CertifiedStep(
+            self._model,
+            self.plan,
+            units,
+            clipping_groups(self._model, units, groups),
+            self._losses,
+            rows_per_unit=copies * batches.rows_per_unit(self.plan),
+            physical_batch_size=self._physical_batch_size,
+            jit_compile=self._jit_compile,
+        )
+        self._model.train_function = None  # traced for another step
+        self._prepared = wanted
 
     def _note_disclosures(self, arguments: dict[str, Any]) -> None:
         self._disclosures["Training loss and metrics as shown by fit."] = None
         if arguments.get("validation_data") is not None:
             self._disclosures["Validation metrics as shown by fit."] = None
 
-    def _batches(self, x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
-        sampler = self.plan.sampler(self._sampling_key)
-
-        def samples() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for rows in sampler.steps_from(len(x), int(self._steps.numpy())):
-                yield x[rows], y[rows]
-
-        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in (x, y))
-        return tf.data.Dataset.from_generator(samples, output_signature=signature).prefetch(2)
-
-    def train_step(self, data: tuple[Any, Any]) -> dict[str, Any]:
-        """One step over one Poisson sample `(x, y)`; traced by Keras."""
+    def train_step(self, data: tuple[Any, Any, Any]) -> dict[str, Any]:
+        """One step over one batch `(x, y, present)`; traced by Keras."""
         if not self._in_fit:
             raise InputError(
                 "A private step runs inside fit(x, y) alone: its batch must be sampled."
             )
-        x, y = data
-        cap = self.plan.sensitivity.cap(self._state)
-        sums, count_below, outputs, losses = self._sums_of_batch(x, y, cap)
-        self._release(sums, count_below, cap)
-        return self._update_metrics(y, outputs, losses)
-
-    def _sums_of_batch(self, x: Any, y: Any, cap: Any) -> tuple[list[Any], Any, Any, Any]:
-        """Clipped sums over a batch of any size, in chunks of one static size."""
-        size = self._physical_batch_size
-        records = tf.shape(y)[0]
-        chunks = tf.maximum(1, (records + size - 1) // size)
-        x, y = (_padded(tensor, chunks * size) for tensor in (x, y))
-        classes = self._model.output_shape[1:]
-
-        def one_chunk(i: Any, sums: Any, below: Any, outputs: Any, losses: Any) -> Any:
-            rows = tf.range(i * size, (i + 1) * size)
-            part_x, part_y = (
-                tf.ensure_shape(t[i * size : (i + 1) * size], (size, *t.shape[1:])) for t in (x, y)
-            )
-            more, more_below, output, loss = self._finite_chunk(
-                part_x, part_y, tf.less(rows, records), cap
-            )
-            sums = [a + b for a, b in zip(sums, more, strict=True)]
-            return i + 1, sums, below + more_below, outputs.write(i, output), losses.write(i, loss)
-
-        _, sums, below, outputs, losses = tf.while_loop(
-            lambda i, *_: i < chunks,
-            one_chunk,
-            (
-                0,
-                [tf.zeros(v.shape) for v in self._variables],
-                tf.zeros([]),
-                tf.TensorArray(tf.float32, chunks, element_shape=(size, *classes)),
-                tf.TensorArray(tf.float32, chunks, element_shape=(size,)),
-            ),
-            parallel_iterations=1,
-        )
-        return sums, below, outputs.concat()[:records], losses.concat()[:records]
-
-    def _finite_chunk(self, x: Any, y: Any, taking_part: Any, cap: Any) -> Any:
-        """A chunk's sums; records without a usable gradient leave no trace in them.
-
-        Their weight is 0, but activations that overflowed turn 0 into NaN inside a product with
-        the other records. Then the chunk runs again with blank images in their place and the
-        layers' own noise drawn as before, so that every other record's gradient is the same.
-        """
-        seeds = [tf.identity(state.value) for state in self._seed_states]
-        first = self._chunk(x, y, taking_part, cap)
-
-        def again() -> Any:
-            for state, before in zip(self._seed_states, seeds, strict=True):
-                state.assign(before)
-            usable = first[4]
-            mask = tf.reshape(usable, (-1,) + (1,) * (x.shape.rank - 1))
-            blanked = tf.where(mask, x, tf.zeros([], x.dtype))
-            sums, below, output, loss, _ = self._chunk(blanked, y, taking_part & usable, cap)
-            # Weights that overflow on a blank image leave no gradient worth the name.
-            sums = [tf.where(tf.math.is_finite(s), s, 0.0) for s in sums]
-            # A dropped record's norm counts as 0, here as in a chunk that needs no second run.
-            dropped = tf.cast(taking_part & ~usable, tf.float32)
-            return sums, below + 0.5 * tf.reduce_sum(dropped), output, loss
-
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(s)) for s in first[0]])
-        return tf.cond(finite, lambda: first[:4], again)
-
-    def _chunk_sums(self, x: Any, y: Any, taking_part: Any, cap: Any) -> Any:
-        """Clipped sums of one chunk of static size; the part that XLA compiles."""
-
-        def forward() -> tuple[Any, Any]:
-            outputs = tf.cast(self._model(x, training=True), tf.float32)
-            return self._losses(y, outputs), outputs
-
-        gradients = PerExampleGradients(self._units, forward)
-        layer_norms = gradients.layer_norms()
-        factors = self.plan.clipping.factors(layer_norms)
-        weights, norms = release_weights(layer_norms, factors, cap)
-        usable = tf.reduce_all(tf.math.is_finite(layer_norms), axis=1)
-        weights = tf.where(taking_part[:, None], weights, 0.0)
-        below = self.plan.sensitivity.count_below(self._state, norms, taking_part)
-        return gradients.weighted_sums(weights), below, gradients.aux, gradients.losses, usable
-
-    def _release(self, sums: list[Any], count_below: Any, cap: Any) -> None:
-        """Noises the sums and the count, and moves weights, sensitivity and step counter."""
-        plan = self.plan
-        seed = tf.random.experimental.stateless_fold_in(self._noise_key, self._steps)
-        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(sums) + 1))
-        stddev = plan.gradient_noise_multiplier * cap
-        noised = [
-            (total + stddev * tf.random.stateless_normal(total.shape, own)) / plan.batch_size
-            for total, own in zip(sums, seeds[:-1], strict=True)
-        ]
-        count_noise = plan.count_noise_stddev * tf.random.stateless_normal([], seeds[-1])
-        self._steps.assign_add(1)
-        self._state.assign(
-            plan.sensitivity.next_state(self._state, count_below, count_noise, plan.batch_size)
-        )
-        self._optimizer.apply(PrivateGradients(noised), self._variables)
+        x, y, present = data
+        if self._augmentation is not None:
+            seed = tf.random.experimental.stateless_fold_in(self._augmentation_key, self._steps)
+            x, y, present = self._augmentation.apply(x, y, present, seed)
+        sums, tally, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
+        gradients, state = self.step.release(sums, tally, self._state, self._steps, self._noise_key)
+        with tf.control_dependencies([tally]):
+            # Not before the batch is there: the sampler asks for the number of its step.
+            self._steps.assign_add(1)
+        self._state.assign(state)
+        self._optimizer.apply(gradients, self._variables)
+        return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
 
     def _update_metrics(self, y: Any, outputs: Any, losses: Any) -> dict[str, Any]:
         finite = tf.math.is_finite(losses)
@@ -264,22 +239,20 @@ class PrivateTrainer:
         return logs
 
 
-class _StopWithPlan(keras.callbacks.Callback):
-    """Ends `fit` at the plan's last step."""
+def _default_physical_batch_size(plan: PrivacyPlan, static: bool) -> int:
+    """Rows at once where the user does not say.
 
-    def __init__(self, trainer: PrivateTrainer) -> None:
-        super().__init__()
-        self._trainer = trainer
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if int(self._trainer._steps.numpy()) >= self._trainer.plan.steps:
-            self.model.stop_training = True
-
-
-def _padded(tensor: Any, length: Any) -> Any:
-    padding = [[0, length - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
-    return tf.pad(tensor, padding)
+    The size of a Poisson sample varies. Chunks of any size take nearly all samples of a small
+    batch whole; chunks of one static size are small, so that little of the last one is padding.
+    """
+    rows = plan.num_microbatches * batches.rows_per_unit(plan)
+    if static:
+        return min(256, max(16, math.ceil(rows / 4)))
+    return min(_MOST_ROWS_AT_ONCE, rows + math.ceil(5 * math.sqrt(rows)))
 
 
-def _generators(layer: Any) -> list[Any]:
-    return [v for v in vars(layer).values() if isinstance(v, keras.random.SeedGenerator)]
+def _key_variable(seed: int | None, purpose: str) -> Any:
+    """A key for TensorFlow's stateless generators."""
+    key = randomness.new_key(seed, purpose)
+    # A variable, not a constant: a traced graph must not carry the key.
+    return tf.Variable(np.frombuffer(key[:16], np.int64), trainable=False)

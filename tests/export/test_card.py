@@ -91,7 +91,7 @@ def test_printed_epsilon_is_never_below_the_number(trained_fusion):
 
 
 def test_other_delta_is_honoured(tmp_path):
-    model = Carrying(PrivacyLedger((a_plan().entry(20),)))
+    model = Carrying(PrivacyLedger(a_plan().entries(20)))
     card = written(model, tmp_path, delta=1e-7)
     assert card["delta"] == 1e-7
     assert card["epsilon"]["rdp"] == model.privacy_ledger.epsilon(1e-7)
@@ -99,7 +99,7 @@ def test_other_delta_is_honoured(tmp_path):
 
 
 def test_infinite_epsilon_is_a_word(tmp_path):
-    model = Carrying(PrivacyLedger((a_plan(noise_multiplier=0.0).entry(20),)))
+    model = Carrying(PrivacyLedger(a_plan(noise_multiplier=0.0).entries(20)))
     assert model.privacy_ledger.epsilon(1e-5) == math.inf
     card = written(model, tmp_path)
     assert card["epsilon"] == {"rdp": "infinite", "pld": "infinite"}
@@ -125,7 +125,7 @@ def test_untrained_model_claims_nothing(tmp_path):
 
 
 def test_fixed_seed_is_told_but_not_which(tmp_path):
-    model = Carrying(PrivacyLedger((a_plan(seed=123454321).entry(20),)))
+    model = Carrying(PrivacyLedger(a_plan(seed=123454321).entries(20)))
     card = written(model, tmp_path)
     assert card["mechanism"][0]["seed_fixed"] is True
     assert "123454321" not in json.dumps(card)

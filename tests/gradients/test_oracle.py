@@ -105,7 +105,8 @@ def test_a_layer_that_is_not_called_has_norm_zero(at_once, normal):
     assert not sums[2].any()
 
 
-def test_dropped_rows_leave_no_trace_though_their_gradients_are_not_finite(functional, normal):
+def test_a_dropped_row_that_is_not_finite_shows_in_the_sums(functional, normal):
+    """The step looks for this and runs again without the row: tests/training/test_neighbours.py."""
     model = functional(
         (5, 4),
         GainAndBias(),
@@ -118,13 +119,15 @@ def test_dropped_rows_leave_no_trace_though_their_gradients_are_not_finite(funct
     units = find_units(model)
     weights = np.ones((3, len(units)), "float32") * [[1], [0], [1]]
 
-    def sums(losses):
+    def sums(factors):
         def forward():
-            return losses(tf.reduce_sum(model(tf.constant(x)) ** 2, axis=(1, 2))), None
+            losses = tf.reduce_sum(model(tf.constant(x)) ** 2, axis=(1, 2))
+            return losses * tf.constant(factors), None
 
         return PerExampleGradients(units, forward).weighted_sums(tf.constant(weights, tf.float32))
 
-    clean = sums(lambda loss: loss)
-    spoiled = sums(lambda loss: loss * tf.constant([1.0, np.nan, 1.0]))
-    for a, b in zip(clean, spoiled, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for clean, dropped, spoiled in zip(
+        sums([1.0, 1.0, 1.0]), sums([1.0, 7.0, 1.0]), sums([1.0, np.nan, 1.0]), strict=True
+    ):
+        np.testing.assert_array_equal(clean, dropped)
+        assert np.isnan(spoiled).any()

@@ -118,22 +118,23 @@ def test_memory_chunks_change_no_result():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def neighbours(model, chunk=16):
+def neighbours(model, chunk=32):
     """A function of `(x, y)`: what a step would release before noise, and its cap.
 
-    It is traced once, and layer noise is replayed: neighbours meet the same randomness.
+    It is traced once, and layer noise is replayed: in one chunk, neighbours meet the same.
     """
     trainer = model._private_trainer
     trainer._prepare(chunk)
-    seeds = [tf.identity(state.value) for state in trainer._seed_states]
-    cap = trainer.plan.sensitivity.cap(trainer._state)
+    seeds = [tf.identity(state.value) for state in trainer.step._seed_states]
+    cap = trainer.plan.mechanism().sensitivity(trainer._state)
 
     @tf.function(reduce_retracing=True)
     def traced(x, y):
-        return trainer._sums_of_batch(x, y, cap)[:2]
+        present = tf.ones(tf.shape(y), tf.bool)
+        return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]
 
     def sums_of(x, y):
-        for state, before in zip(trainer._seed_states, seeds, strict=True):
+        for state, before in zip(trainer.step._seed_states, seeds, strict=True):
             state.assign(before)
         sums, count = traced(tf.constant(x), tf.constant(y))
         return [s.numpy().astype("float64") for s in sums], float(count), float(cap)
@@ -213,7 +214,9 @@ def noise_of_one_step(the_plan):
 def test_the_noise_has_the_declared_standard_deviation(sensitivity):
     the_plan = plan(40, noise_multiplier=1.5, sensitivity=sensitivity, seed=2)
     noise, _ = noise_of_one_step(the_plan)
-    claimed = float(the_plan.noise_stddev(sensitivity.initial_state())) / the_plan.batch_size
+    claimed = (
+        float(the_plan.mechanism().noise_stddev(sensitivity.initial_state())) / the_plan.batch_size
+    )
     assert stats.kstest(noise, "norm", args=(0, claimed)).pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):  # the test would see a wrong scale
         assert stats.kstest(noise, "norm", args=(0, wrong * claimed)).pvalue < 1e-12
@@ -252,7 +255,7 @@ def test_the_count_that_moves_the_sensitivity_is_noised_as_declared():
         )
     assert len(states) == the_plan.steps == 1500
     moves = -np.diff(np.log([1.0, *states])) / 0.05 * 50
-    assert the_plan.count_noise_stddev == 2.5
+    assert the_plan.mechanism().split()[1] == 2.5
     assert stats.kstest(moves, "norm", args=(0, 2.5)).pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
         assert stats.kstest(moves, "norm", args=(0, wrong * 2.5)).pvalue < 1e-6

@@ -12,7 +12,7 @@ from keras_dpvit.privacy.ledger import PrivacyLedger, compose
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PLAN = kd.PrivacyPlan(num_examples=60, batch_size=20, epochs=2, delta=1e-4, noise_multiplier=1.0)
-COST = PrivacyLedger((PLAN.entry(6),))
+COST = PrivacyLedger(PLAN.entries(6))
 
 
 def same_weights(model, other):

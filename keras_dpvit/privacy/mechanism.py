@@ -1,0 +1,59 @@
+"""What one step releases, and the one place that knows its sensitivity, noise and event."""
+
+import dataclasses
+from typing import Any
+
+from keras_dpvit.privacy import accounting
+from keras_dpvit.privacy.sensitivity import Sensitivity
+
+
+@dataclasses.dataclass(frozen=True)
+class StepMechanism:
+    """A noised sum of clipped gradients and, if the rule tracks norms, a noised count.
+
+    Guarantee: one step costs `event()`, for any gradients, if the state of `rule` is a function of
+    earlier releases only. Both releases together are one Gaussian: with gradient noise `z_g`
+    over the clipping norm and deviation `s` of the count's noise, `1/z^2 = 1/z_g^2 + 1/(2 s)^2`.
+    Where records share a clipped unit (microbatches), one record changes a unit from one value
+    of norm `C` to any other, so both sensitivities double and the event has `z / 2`.
+
+    Attributes:
+        noise_multiplier: float, `z`.
+        rule: a `Sensitivity`, which says the clipping norm `C` of a state.
+        num_units: int, the expected number of clipped units in the sum.
+        records_share_units: bool, whether a unit is a microbatch of several records.
+        sampling_probability: float, Poisson's; 1 for no amplification.
+    """
+
+    noise_multiplier: float
+    rule: Sensitivity
+    num_units: int
+    records_share_units: bool = False
+    sampling_probability: float = 1.0
+
+    @property
+    def units_moved(self) -> int:
+        """By how many clipping norms one record can move the sum."""
+        return 2 if self.records_share_units else 1
+
+    @property
+    def event_noise_multiplier(self) -> float:
+        """Noise over sensitivity of all that the step releases, as one Gaussian."""
+        return self.noise_multiplier / self.units_moved
+
+    def sensitivity(self, state: Any) -> Any:
+        """L2 sensitivity of the sum, for a state of the rule; infinite without a certificate."""
+        return self.units_moved * self.rule.cap(state)
+
+    def split(self) -> tuple[float, float]:
+        """The gradient's noise multiplier and the deviation of the noise on the count."""
+        return self.rule.split(self.noise_multiplier, self.num_units)
+
+    def noise_stddev(self, state: Any, tally: Any = None) -> Any:
+        """Standard deviation of the noise on each element of the sum."""
+        return self.split()[0] * self.rule.noise_scale(state, tally)
+
+    def event(self) -> Any:
+        """The dp_accounting event of one step."""
+        noise_multiplier = self.event_noise_multiplier if self.rule.certified else 0.0
+        return accounting.subsampled_gaussian_event(noise_multiplier, self.sampling_probability, 1)

@@ -1,0 +1,65 @@
+"""Augmentation multiplicity: several altered copies of a record, averaged before clipping."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Copies of each sampled image, mirrored and shifted at random (De et al. 2022, section 3).
+
+    Guarantee: a record's gradient is the mean over its own copies, clipped as one, so the copies
+    cost time and no privacy.
+
+    Args:
+        copies: int, of each record.
+        shift: int, pixels by which a copy is moved at most, along rows and columns; the border is
+            repeated into what comes free.
+        mirror: bool, whether copies are mirrored left to right with probability 1/2. Not for
+            images that read, such as digits.
+    """
+
+    copies: int = 4
+    shift: int = 2
+    mirror: bool = True
+
+    def __post_init__(self) -> None:
+        _validate.positive_int(copies=self.copies)
+        if self.shift != 0:
+            _validate.positive_int(shift=self.shift)
+        if not isinstance(self.mirror, bool):
+            raise InputError(f"mirror must be True or False, got {self.mirror!r}.")
+
+    def apply(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Any, Any, Any]:
+        """The copies of a batch, record by record.
+
+        Args:
+            x: images `(rows, height, width, channels)`.
+            y: labels `(rows, ...)`.
+            present: bool `(rows,)`.
+            seed: int tensor of 2; the same seed alters the same way.
+
+        Returns:
+            The three with `rows * copies` rows.
+        """
+        x, y, present = (tf.repeat(tensor, self.copies, axis=0) for tensor in (x, y, present))
+        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+        for axis, own in ((1, seeds[0]), (2, seeds[1])):
+            x = self._moved(x, axis, own)
+        if self.mirror:
+            mirrored = tf.random.stateless_uniform(tf.shape(x)[:1], seeds[2]) < 0.5
+            x = tf.where(mirrored[:, None, None, None], tf.reverse(x, [2]), x)
+        return x, y, present
+
+    def _moved(self, x: Any, axis: int, seed: Any) -> Any:
+        side = x.shape[axis]
+        by = tf.random.stateless_uniform(
+            tf.shape(x)[:1], seed, -self.shift, self.shift + 1, tf.int32
+        )
+        places = tf.clip_by_value(tf.range(side)[None] + by[:, None], 0, side - 1)
+        return tf.gather(x, places, axis=axis, batch_dims=1)

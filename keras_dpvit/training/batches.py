@@ -1,0 +1,85 @@
+"""From sampled records to a batch of clipping units: microbatches, and padding."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_dpvit.privacy import randomness
+from keras_dpvit.privacy.plan import PrivacyPlan
+from keras_dpvit.training.sources import Source
+
+# Images, labels, and which rows are records: `units * rows_per_unit` rows, unit by unit.
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def rows_per_unit(plan: PrivacyPlan) -> int:
+    """Rows that a clipped unit has in a batch: one record, or room for a microbatch.
+
+    Records choose their microbatch by chance, so its size varies. There is room for five standard
+    deviations more than expected; what finds no room is left out, which concerns one
+    microbatch only and leaves the sensitivity as it is.
+    """
+    size = plan.microbatch_size
+    return 1 if size == 1 else size + math.ceil(5 * math.sqrt(size)) + 3
+
+
+def sampled_batches(
+    plan: PrivacyPlan, source: Source, key: bytes, first_step: Callable[[], int]
+) -> Iterator[Batch]:
+    """A batch for each step, without end.
+
+    Args:
+        plan: a plan that samples by itself.
+        source: the records.
+        key: 32 bytes, of the sampling.
+        first_step: gives the number of the first step when the first batch is drawn.
+    """
+    sampler = plan.sampler(key)
+    assert sampler is not None
+    step = first_step()
+    while True:
+        rows = sampler.sample(source.num_records, step)
+        if plan.microbatch_size == 1:
+            yield (*source.take(rows), np.ones(len(rows), bool))
+        else:
+            yield _microbatches(plan, source, rows, key, step)
+        step += 1
+
+
+def _microbatches(
+    plan: PrivacyPlan, source: Source, rows: np.ndarray, key: bytes, step: int
+) -> Batch:
+    """Each record goes to a microbatch drawn for itself, whoever else is in the sample.
+
+    Packing by position instead would let one record shift all the others.
+    """
+    generator = np.random.Generator(np.random.Philox(randomness.step_key(key + b"units", step)))
+    units = generator.integers(plan.num_microbatches, size=source.num_records)[rows]
+    room = rows_per_unit(plan)
+    places = np.full((plan.num_microbatches, room), -1)
+    filled = np.zeros(plan.num_microbatches, int)
+    for index, unit in enumerate(units):
+        if filled[unit] < room:
+            places[unit, filled[unit]] = index
+            filled[unit] += 1
+    x, y = source.take(rows)
+    places = places.reshape(-1)
+    present = places >= 0
+    return _spread(x, places, present), _spread(y, places, present), present
+
+
+def _spread(values: np.ndarray, places: np.ndarray, present: np.ndarray) -> np.ndarray:
+    spread = np.zeros((len(places), *values.shape[1:]), values.dtype)
+    spread[present] = values[places[present]]
+    return spread
+
+
+def signature(source: Source) -> Any:
+    """TensorFlow's description of the batches."""
+    import tensorflow as tf
+
+    x, y = source.example()
+    present = np.ones(1, bool)
+    return tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y, present))

@@ -1,0 +1,119 @@
+"""Everything that a private training needs to go on after a crash, in one file."""
+
+import io
+import json
+import os
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from keras_dpvit.errors import InputError
+
+_FILE = "private_training.npz"
+_JOURNAL = "steps_begun"
+_META = "meta"
+
+
+class Checkpoint:
+    """The state of a training in a directory of its own.
+
+    The file holds weights, optimizer, the layers' noise states, the sensitivity's state, the step
+    counter (which is the noise counter and the sampler's position) and the ledger. It is written
+    beside the old one and put in its place, so that there is always one whole file. It holds no
+    key, no seed and no data. A journal beside it counts the steps that were begun.
+
+    Args:
+        directory: made if missing.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = pathlib.Path(directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._journal = os.open(self._directory / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise InputError(
+                f"checkpoint_dir must be a directory that can be written: {error.strerror}."
+            ) from error
+
+    def close(self) -> None:
+        """Closes the journal."""
+        os.close(self._journal)
+
+    def begin_step(self, step: int) -> None:
+        """Notes, before a step is taken, that it is.
+
+        The note survives the end of the process, not that of the machine's power.
+        """
+        os.pwrite(self._journal, step.to_bytes(8, "big"), 0)
+
+    def steps_begun(self) -> int:
+        """The number of steps that were begun."""
+        return int.from_bytes(os.pread(self._journal, 8, 0) or b"\0", "big")
+
+    def save(self, variables: list[Any], meta: dict[str, Any]) -> None:
+        """Writes a checkpoint in place of the last one.
+
+        Args:
+            variables: Keras or TensorFlow variables, always the same in the same order.
+            meta: JSON-able.
+        """
+        arrays = {f"v{i}": np.asarray(_value(v)) for i, v in enumerate(variables)}
+        text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{_META: text})
+        temporary = self._directory / f"{_FILE}.partial"
+        with open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._directory / _FILE)
+        folder = os.open(self._directory, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+            os.fsync(self._journal)
+        finally:
+            os.close(folder)
+
+    def load(self, variables: list[Any]) -> dict[str, Any] | None:
+        """Puts the last checkpoint's values into the variables.
+
+        Returns:
+            Its `meta`, None if there is no checkpoint.
+
+        Raises:
+            InputError: if it is damaged or of another model.
+        """
+        meta = self.read_meta()
+        if meta is None:
+            return None
+        with np.load(self._directory / _FILE) as stored:
+            shapes = [tuple(stored[name].shape) for name in stored.files if name != _META]
+            if shapes != [tuple(v.shape) for v in variables]:
+                raise InputError(
+                    f"checkpoint_dir={str(self._directory)!r} holds the training of another model: "
+                    "give a directory of its own."
+                )
+            for index, variable in enumerate(variables):
+                variable.assign(stored[f"v{index}"])
+        return meta
+
+    def read_meta(self) -> dict[str, Any] | None:
+        """What `save` was given as `meta`; None if there is no checkpoint."""
+        path = self._directory / _FILE
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as stored:
+                meta: dict[str, Any] = json.loads(bytes(stored[_META]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"checkpoint_dir={str(self._directory)!r} holds a damaged checkpoint: {error}."
+            ) from error
+        return meta
+
+
+def _value(variable: Any) -> Any:
+    return variable.numpy() if hasattr(variable, "numpy") else variable

@@ -1,0 +1,230 @@
+"""The certified step (design section 3): clipped sums of a batch, noise, the optimizer's update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dpvit.gradients.per_example import PerExampleGradients
+from keras_dpvit.gradients.units import Unit
+from keras_dpvit.privacy.plan import PrivacyPlan
+from keras_dpvit.privacy.sensitivity import release_weights
+from keras_dpvit.training.optimizers import PrivateGradients
+
+
+class CertifiedStep:
+    """Clipped, capped and noised sums over one batch, for one model under one plan.
+
+    Guarantee: with `C` the step's cap, a function of earlier releases, one record moves the sums by
+    at most the mechanism's `sensitivity`, whatever its gradient, and the optimizer is
+    given the noised sums over the public divisor and nothing else.
+
+    Args:
+        model: the Keras model.
+        plan: the `PrivacyPlan`.
+        units: the model's units.
+        groups: for each unit the number of its clipping group.
+        losses: one loss for each row, of `(labels, outputs)`.
+        rows_per_unit: int, rows of a batch that make one clipped unit: its records or the copies
+            of its record.
+        physical_batch_size: int, rows in memory at once.
+        jit_compile: bool, XLA for the part of the step that has static shapes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan: PrivacyPlan,
+        units: list[Unit],
+        groups: list[int],
+        losses: Callable[[Any, Any], Any],
+        *,
+        rows_per_unit: int,
+        physical_batch_size: int,
+        jit_compile: bool,
+    ) -> None:
+        self._model = model
+        self._plan = plan
+        self._units = units
+        self._variables = [v for unit in units for v in unit.variables]
+        self._groups = groups
+        self._losses = losses
+        self._rows_per_unit = rows_per_unit
+        self._chunk_units = max(1, physical_batch_size // rows_per_unit)
+        self._static = jit_compile
+        self._seed_states = [
+            part.state for layer in model._flatten_layers() for part in _generators(layer)
+        ]
+        self._chunk = tf.function(self._chunk_sums, jit_compile=jit_compile, autograph=False)
+
+    def clipped_sums(self, x: Any, y: Any, present: Any, state: Any) -> Any:
+        """Sums over a batch of any size, in chunks.
+
+        Under XLA chunks have one static size, and the last is padded; else the batch is cut into
+        equal parts that fit into memory. What pads takes no part.
+
+        Args:
+            x: `(units * rows_per_unit, ...)`, unit by unit.
+            y: labels of the rows.
+            present: bool, which rows are records.
+            state: the sensitivity's state.
+
+        Returns:
+            The sums variable by variable, the tally, outputs and losses of all rows.
+        """
+        rows = self._rows_per_unit
+        units = tf.shape(y)[0] // rows
+        limit = self._chunk_units
+        chunks = tf.maximum(1, (units + limit - 1) // limit)
+        size = limit if self._static else tf.maximum(1, (units + chunks - 1) // chunks)
+        total = tf.shape(y)[0]
+        x, y, present = (_padded(t, chunks * size * rows) for t in (x, y, present))
+
+        def one_chunk(i: Any, sums: Any, tally: Any, outputs: Any, losses: Any) -> Any:
+            part = [t[i * size * rows : (i + 1) * size * rows] for t in (x, y, present)]
+            if self._static:
+                part = [tf.ensure_shape(t, (limit * rows, *t.shape[1:])) for t in part]
+            taking_part = tf.range(i * size, (i + 1) * size) < units
+            part_x, part_y, part_present = part
+            more, more_tally, output, loss = self._finite_chunk(
+                part_x, part_y, part_present, taking_part, state
+            )
+            sums = [a + b for a, b in zip(sums, more, strict=True)]
+            return i + 1, sums, tally + more_tally, outputs.write(i, output), losses.write(i, loss)
+
+        classes = self._model.output_shape[1:]
+        _, sums, tally, outputs, losses = tf.while_loop(
+            lambda i, *_: i < chunks,
+            one_chunk,
+            (
+                0,
+                [tf.zeros(v.shape) for v in self._variables],
+                tf.zeros([]),
+                tf.TensorArray(tf.float32, chunks, element_shape=(None, *classes)),
+                tf.TensorArray(tf.float32, chunks, element_shape=(None,)),
+            ),
+            parallel_iterations=1,
+        )
+        return sums, tally, outputs.concat()[:total], losses.concat()[:total]
+
+    def _finite_chunk(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
+        """A chunk's sums; units without a usable gradient leave no trace in them.
+
+        Their weight is 0, but activations that overflowed turn 0 into NaN inside a product with
+        the other units. Then the chunk runs again with blank images in their place and the
+        layers' own noise drawn as before, so that every other unit's gradient is the same.
+        """
+        seeds = [tf.identity(state.value) for state in self._seed_states]
+        first = self._chunk(x, y, present, taking_part, state)
+
+        def again() -> Any:
+            for variable, before in zip(self._seed_states, seeds, strict=True):
+                variable.assign(before)
+            usable = first[4]
+            mask = tf.repeat(usable, self._rows_per_unit)
+            mask = tf.reshape(mask, (-1,) + (1,) * (x.shape.rank - 1))
+            blanked = tf.where(mask, x, tf.zeros([], x.dtype))
+            sums, tally, output, loss, _ = self._chunk(
+                blanked, y, present, taking_part & usable, state
+            )
+            # Weights that overflow on a blank image leave no gradient worth the name.
+            sums = [tf.where(tf.math.is_finite(s), s, 0.0) for s in sums]
+            # A dropped unit's norm counts as 0, here as in a chunk that needs no second run.
+            dropped = taking_part & ~usable
+            none = tf.zeros(tf.shape(dropped))
+            return sums, tally + self._tally(state, none, none / none, dropped), output, loss
+
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(s)) for s in first[0]])
+        return tf.cond(finite, lambda: first[:4], again)
+
+    def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
+        """Clipped sums of one chunk; the part that XLA compiles."""
+        rows = self._rows_per_unit
+
+        def forward() -> tuple[Any, Any]:
+            outputs = tf.cast(self._model(x, training=True), tf.float32)
+            losses = self._losses(y, outputs)
+            return tf.where(present, losses, 0.0), outputs
+
+        gradients = PerExampleGradients(self._units, forward, rows, 1.0 / self._unit_size)
+        unit_norms = gradients.layer_norms()
+        norms = _group_norms(unit_norms, self._groups)
+        clipping, cap = self._plan.clipping, self._plan.sensitivity.cap(state)
+        weights, clipped = release_weights(norms, clipping.factors(norms), cap)
+        usable = tf.reduce_all(tf.math.is_finite(unit_norms), axis=1)
+        weights = tf.where(taking_part[:, None], weights, 0.0)
+        tally = self._tally(state, clipped, clipping.thresholds(norms), taking_part)
+        sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
+        return sums, tally, gradients.aux, gradients.losses, usable
+
+    @property
+    def _unit_size(self) -> int:
+        """The public number over which a unit averages its rows' gradients."""
+        shared = self._plan.microbatch_size
+        return shared if shared > 1 else self._rows_per_unit
+
+    def _tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
+        return self._plan.sensitivity.tally(state, norms, thresholds, taking_part)
+
+    def release(
+        self, sums: list[Any], tally: Any, state: Any, step: Any, noise_key: Any
+    ) -> tuple[PrivateGradients, Any]:
+        """Noises the sums and the tally of a step.
+
+        Args:
+            sums: variable by variable.
+            tally: scalar.
+            state: the sensitivity's state.
+            step: scalar int64; no two releases of a key share one.
+            noise_key: int64 tensor of 2.
+
+        Returns:
+            The gradients for the optimizer and the sensitivity's next state.
+        """
+        plan = self._plan
+        seed = tf.random.experimental.stateless_fold_in(noise_key, step)
+        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(sums) + 1))
+        gradient_noise, count_noise = self._noise(step)
+        stddev = gradient_noise * plan.sensitivity.noise_scale(state, tally)
+        noised = [
+            (total + stddev * tf.random.stateless_normal(total.shape, own)) / plan.num_microbatches
+            for total, own in zip(sums, seeds[:-1], strict=True)
+        ]
+        count_noise *= tf.random.stateless_normal([], seeds[-1])
+        return PrivateGradients(noised), plan.sensitivity.next_state(
+            state, tally, count_noise, plan.num_microbatches
+        )
+
+    def _noise(self, step: Any) -> tuple[Any, Any]:
+        """The gradient's noise multiplier and the deviation of the count's noise at a step."""
+        levels = self._plan.noise_levels()
+        splits = tf.constant([mechanism.split() for mechanism, _ in levels], tf.float32)
+        ends = np.cumsum([steps for _, steps in levels])
+        level = tf.searchsorted(tf.constant(ends), [step], side="right")[0]
+        gradient, count = tf.unstack(splits[tf.minimum(level, len(levels) - 1)])
+        return gradient, count
+
+
+def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
+    """Norms `(records, groups)` from norms `(records, units)`."""
+    if groups == list(range(unit_norms.shape[1])):
+        return unit_norms
+    member = np.zeros((len(groups), max(groups) + 1), "float32")
+    member[np.arange(len(groups)), groups] = 1.0
+    # Not a product with 0 and 1: a unit's infinite norm must not touch the other groups.
+    columns = [
+        tf.norm(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)
+        for column in member.T
+    ]
+    return tf.stack(columns, axis=1)
+
+
+def _padded(tensor: Any, length: Any) -> Any:
+    padding = [[0, length - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
+    return tf.pad(tensor, padding)
+
+
+def _generators(layer: Any) -> list[Any]:
+    return [v for v in vars(layer).values() if isinstance(v, keras.random.SeedGenerator)]
