@@ -42,3 +42,19 @@ def small_records():
     """Sixty images of 4x4 in three classes, at random."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (60, 4, 4, 1)).astype("uint8"), rng.integers(0, 3, 60)
+
+
+@pytest.fixture(scope="session")
+def record():
+    """One 4x4 image of a kind that a mechanism has to stand."""
+    shape = (4, 4, 1)
+    places = np.indices(shape).sum(0)
+    kinds = {
+        "ordinary": np.full(shape, 100.0),
+        "adversarial": np.where(places % 2, 1e6, -1e6),
+        "huge": np.full(shape, 3e38),
+        "nan": np.full(shape, np.nan),
+        "infinite": np.full(shape, np.inf),
+        "one_nan_pixel": np.where(places == 0, np.nan, 50.0),
+    }
+    return lambda kind: kinds[kind].astype("float32")[None]

@@ -142,18 +142,6 @@ def neighbours(model, chunk=32):
     return sums_of
 
 
-def record(kind):
-    pixels = {
-        "ordinary": np.full(SHAPE, 100.0),
-        "adversarial": np.where(np.indices(SHAPE).sum(0) % 2, 1e6, -1e6),
-        "huge": np.full(SHAPE, 3e38),
-        "nan": np.full(SHAPE, np.nan),
-        "infinite": np.full(SHAPE, np.inf),
-        "one_nan_pixel": np.where(np.indices(SHAPE).sum(0) == 0, np.nan, 50.0),
-    }[kind]
-    return pixels.astype("float32")[None]
-
-
 @pytest.mark.parametrize(
     ("noise", "clipping", "sensitivity"),
     [
@@ -162,7 +150,9 @@ def record(kind):
         (0.0, kd.FlatClipping(), kd.FixedSensitivity(0.3)),
     ],
 )
-def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(clipping, sensitivity, noise):
+def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(
+    clipping, sensitivity, noise, record
+):
     x, y = data(20)
     model = compiled(small_model(noise), plan(20, clipping=clipping, sensitivity=sensitivity))
     sums_of = neighbours(model)
@@ -182,7 +172,7 @@ def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(clipping, 
             assert moved <= rounding, kind
 
 
-def test_neighbours_through_a_whole_fit_are_apart_by_the_sensitivity_over_the_batch():
+def test_neighbours_through_a_whole_fit_are_apart_by_the_sensitivity_over_the_batch(record):
     """Two runs of `fit` with the same randomness, one record more."""
     x, y = data(12)
     cap = 0.01  # so small that an ordinary record's gradient meets it

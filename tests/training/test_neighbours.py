@@ -34,17 +34,6 @@ def data(n, seed=0):
     return rng.uniform(0, 255, (n, *SHAPE)).astype("float32"), rng.integers(0, 3, n)
 
 
-def record(kind):
-    pixels = {
-        "ordinary": np.full(SHAPE, 100.0),
-        "adversarial": np.where(np.indices(SHAPE).sum(0) % 2, 1e6, -1e6),
-        "huge": np.full(SHAPE, 3e38),
-        "nan": np.full(SHAPE, np.nan),
-        "infinite": np.full(SHAPE, np.inf),
-    }[kind]
-    return pixels.astype("float32")[None]
-
-
 def replay(model, augmentation=None, chunk=64):
     """From a batch `(x, y, present)` to the step's sums and tally, traced once."""
     trainer = model._private_trainer
@@ -76,7 +65,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(name):
+def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(name, record):
     the_plan = a_plan(12, **PLANS[name])
     model = compiled(the_plan)
     run, trainer = replay(model), model._private_trainer
@@ -97,7 +86,7 @@ def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(name):
     assert max(moves.values()) > 0.5 * declared  # a bound declared too large would show
 
 
-def test_augmented_copies_count_as_their_one_record():
+def test_augmented_copies_count_as_their_one_record(record):
     the_plan = a_plan(12, **FIXED)
     model = compiled(the_plan)
     run = replay(model, kd.Augmentation(copies=3, shift=1))
@@ -162,7 +151,7 @@ def test_a_microbatch_is_clipped_as_the_mean_of_its_records():
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
 
 
-def test_a_record_changes_one_microbatch_and_moves_the_sum_by_at_most_twice_the_norm():
+def test_a_record_changes_one_microbatch_and_moves_the_sum_by_at_most_twice_the_norm(record):
     the_plan = a_plan(12, microbatch_size=3, **FIXED)
     run = replay(compiled(the_plan))
     assert float(the_plan.mechanism().sensitivity(0.3)) == pytest.approx(0.6)
