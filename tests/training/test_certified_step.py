@@ -128,7 +128,9 @@ def neighbours(model, chunk=32):
     seeds = [tf.identity(state.value) for state in trainer.step._seed_states]
     cap = trainer.plan.mechanism().sensitivity(trainer._state)
 
-    @tf.function(reduce_retracing=True)
+    specs = [tf.TensorSpec((None, *SHAPE), tf.float32), tf.TensorSpec((None,), tf.int64)]
+
+    @tf.function(input_signature=specs)
     def traced(x, y):
         present = tf.ones(tf.shape(y), tf.bool)
         return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]

@@ -39,14 +39,19 @@ def replay(model, augmentation=None, chunk=64):
     trainer = model._private_trainer
     trainer._prepare(chunk, augmentation)
 
-    @tf.function(reduce_retracing=True)
+    traced = []
+
     def sums(x, y, present):
         if augmentation is not None:
             x, y, present = augmentation.apply(x, y, present, tf.constant([3, 4], tf.int64))
         return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]
 
     def run(x, y, present):
-        found, tally = sums(*(tf.constant(t) for t in (x, y, present)))
+        batch = [tf.constant(t) for t in (x, y, present)]
+        if not traced:  # once, for batches of any size
+            specs = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in batch]
+            traced.append(tf.function(sums, input_signature=specs))
+        found, tally = traced[0](*batch)
         return np.concatenate([s.numpy().ravel().astype("float64") for s in found]), float(tally)
 
     return run
