@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.running import TFLiteRunner
+from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,21 @@ def test_runner_gives_all_outputs(exported, trained_fusion, digit_images):
     assert set(found) == {"probabilities", "class_id", "weights", "member_probabilities"}
     expected = trained_fusion.predict(images.astype("float32"), verbose=0)
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-4)
+
+
+def test_scattering_and_both_branches_survive_either_export(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = kd.DPViTClassifier.from_preset("dpvit_scatter_28", num_classes=10)
+    branch = model.get_layer("conv_branch").linear
+    branch.kernel.assign(keras.random.normal(branch.kernel.shape, stddev=0.02, seed=2))
+    images = np.random.default_rng(3).integers(0, 256, (20, 28, 28, 1)).astype("uint8")
+    expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
+    kd.export.tflite(model, tmp_path / "model.tflite")
+    kd.export.saved_model(model, tmp_path / "1")
+    found = TFLiteRunner(tmp_path / "model.tflite").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    found = SavedModelRunner(tmp_path / "1").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", ["replace", "write_bytes"])
