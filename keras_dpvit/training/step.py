@@ -186,8 +186,7 @@ class CertifiedStep:
         plan = self._plan
         seed = tf.random.experimental.stateless_fold_in(noise_key, step)
         seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(sums) + 1))
-        gradient_noise, count_noise = self._noise(step)
-        stddev = gradient_noise * plan.sensitivity.noise_scale(state, tally)
+        stddev, count_noise = self._noise(step, state, tally)
         noised = [
             (total + stddev * tf.random.stateless_normal(total.shape, own)) / plan.num_microbatches
             for total, own in zip(sums, seeds[:-1], strict=True)
@@ -197,14 +196,14 @@ class CertifiedStep:
             state, tally, count_noise, plan.num_microbatches
         )
 
-    def _noise(self, step: Any) -> tuple[Any, Any]:
-        """The gradient's noise multiplier and the deviation of the count's noise at a step."""
-        levels = self._plan.noise_levels()
-        splits = tf.constant([mechanism.split() for mechanism, _ in levels], tf.float32)
-        ends = np.cumsum([steps for _, steps in levels])
-        level = tf.searchsorted(tf.constant(ends), [step], side="right")[0]
-        gradient, count = tf.unstack(splits[tf.minimum(level, len(levels) - 1)])
-        return gradient, count
+    def _noise(self, step: Any, state: Any, tally: Any) -> tuple[Any, Any]:
+        """Standard deviations of a step's noise on the sums and on the count."""
+        mechanisms, steps = zip(*self._plan.noise_levels(), strict=True)
+        level = tf.searchsorted(tf.constant(np.cumsum(steps)), [step], side="right")[0]
+        level = tf.minimum(level, len(mechanisms) - 1)
+        on_sums = tf.stack([mechanism.noise_stddev(state, tally) for mechanism in mechanisms])
+        on_count = tf.constant([mechanism.split()[1] for mechanism in mechanisms], tf.float32)
+        return on_sums[level], on_count[level]
 
 
 def _group_norms(unit_norms: Any, groups: list[int]) -> Any:

@@ -81,11 +81,6 @@ class PrivateTrainer:
             return self._passes >= self.plan.epochs
         return self.steps_taken >= self.plan.steps
 
-    @property
-    def sensitivity_cap(self) -> float:
-        """The release cap of the next step."""
-        return float(self.plan.sensitivity.cap(self._state))
-
     def forget_steps(self) -> None:
         """The model's past ledger now holds the steps done so far."""
         self._entered = (self.steps_taken, self._passes)
