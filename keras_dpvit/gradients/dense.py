@@ -5,13 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.rules import (
-    GradientRule,
-    LayerCall,
-    full_precision,
-    register_rule,
-    weighted,
-)
+from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
 
 
 @register_rule(keras.layers.Dense)
@@ -48,47 +43,52 @@ def token_norms(inputs: Any, gradients: Any, kernel: bool, bias: bool) -> Any:
         kernel: bool, whether the first takes part.
         bias: bool, whether the second does.
     """
-    parts = []
-    if kernel:
-        parts.append(_product_norms(inputs, gradients))
+    width_in, width_out = inputs.shape[2], gradients.shape[2]
+    if not kernel:
+        return kernels.squared_norms(tf.reduce_sum(gradients, axis=1))
+    if inputs.shape[1] == 1:
+        norms = kernels.squared_norms(inputs[:, 0])
+        return (norms + 1.0 if bias else norms) * kernels.squared_norms(gradients[:, 0])
+    if kernels.writes_out(inputs.shape[1], width_in, width_out):
+        norms = kernels.squared_norms(_products(inputs, gradients))
+        if bias:
+            norms += kernels.squared_norms(tf.reduce_sum(gradients, axis=1))
+        return norms
+    pairs = tf.matmul(inputs, inputs, transpose_b=True)
     if bias:
-        parts.append(_row_norms(tf.reduce_sum(gradients, axis=1)))
-    return tf.add_n(parts)
+        pairs += 1.0  # a bias is the weight of an input that is always 1
+    pairs *= tf.matmul(gradients, gradients, transpose_b=True)
+    # Rounding can leave a vanishing norm just below zero.
+    return tf.maximum(tf.reduce_sum(pairs, axis=(1, 2)), 0.0)
 
 
 def token_sums(inputs: Any, gradients: Any, weights: Any, kernel: bool, bias: bool) -> list[Any]:
     """Sums over records of `weights` times the gradients that `token_norms` measures."""
-    sums = []
-    if kernel and _written_out(inputs, gradients):
-        products = tf.matmul(inputs, gradients, transpose_a=True)
-        sums.append(tf.tensordot(tf.cast(weights, products.dtype), products, axes=1))
-    elif kernel:
-        flat_inputs = tf.reshape(inputs, (-1, inputs.shape[-1]))
-        flat_gradients = tf.reshape(weighted(gradients, weights), (-1, gradients.shape[-1]))
-        sums.append(tf.matmul(flat_inputs, flat_gradients, transpose_a=True))
-    if bias:
-        row_sums = tf.reduce_sum(gradients, axis=1)
-        sums.append(tf.tensordot(tf.cast(weights, row_sums.dtype), row_sums, axes=1))
-    return sums
-
-
-def _written_out(inputs: Any, gradients: Any) -> bool:
-    """Whether `x^T g` of every record is held: measured on CPU, six products an element pay it."""
     tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    return bool(tokens > 1 and 6 * width_in * width_out <= tokens**2 * (width_in + width_out))
+    if not kernel or kernels.writes_out(tokens, width_in, width_out):
+        sums = [kernels.weighted_sum(_products(inputs, gradients), weights)] if kernel else []
+        if bias:
+            sums.append(kernels.weighted_sum(tf.reduce_sum(gradients, axis=1), weights))
+        return sums
+    if width_in > width_out:  # the narrower one is scaled
+        gradients = _flat(kernels.weighted(gradients, weights))
+        sums = [tf.matmul(_flat(inputs), gradients, transpose_a=True)]
+        return [*sums, tf.reduce_sum(gradients, axis=0)] if bias else sums
+    scaled = kernels.weighted(inputs, weights)
+    if not bias:
+        return [tf.matmul(_flat(scaled), _flat(gradients), transpose_a=True)]
+    ones = kernels.weighted(tf.ones_like(inputs[:, :, :1]), weights)
+    both = tf.matmul(_flat(tf.concat([scaled, ones], axis=2)), _flat(gradients), transpose_a=True)
+    return [both[:-1], both[-1]]
 
 
-def _product_norms(inputs: Any, gradients: Any) -> Any:
-    if inputs.shape[1] == 1:
-        return _row_norms(inputs[:, 0]) * _row_norms(gradients[:, 0])
-    if _written_out(inputs, gradients):
-        products = tf.matmul(inputs, gradients, transpose_a=True)
-        return tf.reduce_sum(products**2, axis=(1, 2))
-    gram = tf.matmul(inputs, inputs, transpose_b=True) * tf.matmul(
-        gradients, gradients, transpose_b=True
-    )
-    # Rounding can leave a vanishing norm just below zero.
-    return tf.maximum(tf.reduce_sum(gram, axis=(1, 2)), 0.0)
+def _products(inputs: Any, gradients: Any) -> Any:
+    """Every record's gradient in the kernel, `(records, in, out)`."""
+    return tf.matmul(inputs, gradients, transpose_a=True)
+
+
+def _flat(tokens: Any) -> Any:
+    return tf.reshape(tokens, (-1, tokens.shape[-1]))
 
 
 def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
@@ -103,7 +103,3 @@ def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
             tf.reshape(full_precision(call.gradient), (-1, tokens, call.gradient.shape[-1]))
         )
     return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
-
-
-def _row_norms(rows: Any) -> Any:
-    return tf.reduce_sum(rows**2, axis=-1)

@@ -7,14 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients import kernels
 from keras_dpvit.gradients.dense import token_norms, token_sums
-from keras_dpvit.gradients.rules import (
-    GradientRule,
-    LayerCall,
-    full_precision,
-    register_rule,
-    weighted,
-)
+from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +78,7 @@ class EinsumDenseRule(GradientRule):
         if self.trains(layer, "_kernel"):
             parts.append(token_norms(*_tokens(layer, calls), True, False))
         if self.trains(layer, "bias"):
-            bias = _bias_gradients(layer, calls)
-            parts.append(tf.reduce_sum(bias**2, axis=list(range(1, bias.shape.rank))))
+            parts.append(kernels.squared_norms(_bias_gradients(layer, calls)))
         return tf.add_n(parts)
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
@@ -93,7 +87,7 @@ class EinsumDenseRule(GradientRule):
             (kernel,) = token_sums(*_tokens(layer, calls), weights, True, False)
             sums.append(_in_kernel_order(layer, kernel))
         if self.trains(layer, "bias"):
-            sums.append(tf.reduce_sum(weighted(_bias_gradients(layer, calls), weights), axis=0))
+            sums.append(kernels.weighted_sum(_bias_gradients(layer, calls), weights))
         return sums
 
 

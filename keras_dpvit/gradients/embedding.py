@@ -5,13 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.rules import (
-    GradientRule,
-    LayerCall,
-    full_precision,
-    register_rule,
-    weighted,
-)
+from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
 
 
 @register_rule(keras.layers.Embedding)
@@ -34,7 +29,7 @@ class EmbeddingRule(GradientRule):
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
         rows, gradients = self._lookups(layer, calls)
-        gradients = tf.reshape(weighted(gradients, weights), (-1, layer.output_dim))
+        gradients = tf.reshape(kernels.weighted(gradients, weights), (-1, layer.output_dim))
         return [tf.math.unsorted_segment_sum(gradients, tf.reshape(rows, (-1,)), layer.input_dim)]
 
     def _lookups(self, layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit.gradients import kernels
+
 
 @dataclasses.dataclass
 class LayerCall:
@@ -110,19 +112,10 @@ class InstantiatedRule(GradientRule):
         return [tf.add_n(list(gradients)) for v, *gradients in together if self.takes(v)]
 
     def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        gradients = self._summed(layer, calls)
-        return tf.add_n([tf.reduce_sum(g**2, axis=list(range(1, g.shape.rank))) for g in gradients])
+        return tf.add_n([kernels.squared_norms(g) for g in self._summed(layer, calls)])
 
     def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        return [
-            tf.tensordot(tf.cast(weights, g.dtype), g, axes=1) for g in self._summed(layer, calls)
-        ]
-
-
-def weighted(gradient: Any, weights: Any) -> Any:
-    """`weights[i] * gradient[i]` in the gradient's dtype."""
-    shape = (-1,) + (1,) * (gradient.shape.rank - 1)
-    return tf.cast(tf.reshape(weights, shape), gradient.dtype) * gradient
+        return [kernels.weighted_sum(g, weights) for g in self._summed(layer, calls)]
 
 
 def full_precision(tensor: Any) -> Any:

@@ -1,5 +1,6 @@
 """The certified step (design section 3): clipped sums of a batch, noise, the optimizer's update."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit.gradients.kernels import kernels_for
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.units import Unit
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import release_weights
+from keras_dpvit.training.noise import standard_normals
 from keras_dpvit.training.optimizers import PrivateGradients
 
 
@@ -49,11 +52,14 @@ class CertifiedStep:
         self._plan = plan
         self._units = units
         self._variables = [v for unit in units for v in unit.variables]
+        self._sizes = [math.prod(v.shape) for v in self._variables]
         self._groups = groups
         self._losses = losses
         self._rows_per_unit = rows_per_unit
-        self._chunk_units = max(1, physical_batch_size // rows_per_unit)
-        self._static = jit_compile
+        limit = max(1, physical_batch_size // rows_per_unit)
+        self._xla = jit_compile
+        self._grain = _grain(plan.num_microbatches, limit)
+        self._chunk_units = limit - limit % self._grain
         self._seed_states = [
             part.state for layer in model._flatten_layers() for part in _generators(layer)
         ]
@@ -62,8 +68,9 @@ class CertifiedStep:
     def clipped_sums(self, x: Any, y: Any, present: Any, state: Any) -> Any:
         """Sums over a batch of any size, in chunks.
 
-        Under XLA chunks have one static size, and the last is padded; else the batch is cut into
-        equal parts that fit into memory. What pads takes no part.
+        The batch is cut into equal parts that fit into memory. Their size is rounded up to one of
+        a few, for XLA compiles and TensorFlow's kernels prepare themselves for each size that
+        they meet. What pads takes no part.
 
         Args:
             x: `(units * rows_per_unit, ...)`, unit by unit.
@@ -72,27 +79,31 @@ class CertifiedStep:
             state: the sensitivity's state.
 
         Returns:
-            The sums variable by variable, the tally, outputs and losses of all rows.
+            The sums of all variables as one vector, the tally, outputs and losses of all rows.
         """
         rows = self._rows_per_unit
         units = tf.shape(y)[0] // rows
         limit = self._chunk_units
         chunks = tf.maximum(1, (units + limit - 1) // limit)
-        size = limit if self._static else tf.maximum(1, (units + chunks - 1) // chunks)
+        grain = self._grain
+        size = tf.maximum(1, (units + chunks * grain - 1) // (chunks * grain)) * grain
         total = tf.shape(y)[0]
         x, y, present = (_padded(t, chunks * size * rows) for t in (x, y, present))
 
         def one_chunk(i: Any, sums: Any, tally: Any, outputs: Any, losses: Any) -> Any:
             part = [t[i * size * rows : (i + 1) * size * rows] for t in (x, y, present)]
-            if self._static:
-                part = [tf.ensure_shape(t, (limit * rows, *t.shape[1:])) for t in part]
             taking_part = tf.range(i * size, (i + 1) * size) < units
             part_x, part_y, part_present = part
             more, more_tally, output, loss = self._finite_chunk(
                 part_x, part_y, part_present, taking_part, state
             )
-            sums = [a + b for a, b in zip(sums, more, strict=True)]
-            return i + 1, sums, tally + more_tally, outputs.write(i, output), losses.write(i, loss)
+            return (
+                i + 1,
+                sums + more,
+                tally + more_tally,
+                outputs.write(i, output),
+                losses.write(i, loss),
+            )
 
         classes = self._model.output_shape[1:]
         _, sums, tally, outputs, losses = tf.while_loop(
@@ -100,7 +111,7 @@ class CertifiedStep:
             one_chunk,
             (
                 0,
-                [tf.zeros(v.shape) for v in self._variables],
+                tf.zeros([sum(self._sizes)]),
                 tf.zeros([]),
                 tf.TensorArray(tf.float32, chunks, element_shape=(None, *classes)),
                 tf.TensorArray(tf.float32, chunks, element_shape=(None,)),
@@ -130,17 +141,21 @@ class CertifiedStep:
                 blanked, y, present, taking_part & usable, state
             )
             # Weights that overflow on a blank image leave no gradient worth the name.
-            sums = [tf.where(tf.math.is_finite(s), s, 0.0) for s in sums]
+            sums = tf.where(tf.math.is_finite(sums), sums, 0.0)
             # A dropped unit's norm counts as 0, here as in a chunk that needs no second run.
             dropped = taking_part & ~usable
             none = tf.zeros(tf.shape(dropped))
             return sums, tally + self._tally(state, none, none / none, dropped), output, loss
 
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(s)) for s in first[0]])
+        finite = tf.reduce_all(tf.math.is_finite(first[0]))
         return tf.cond(finite, lambda: first[:4], again)
 
     def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
         """Clipped sums of one chunk; the part that XLA compiles."""
+        with kernels_for(xla=self._xla):
+            return self._sums(x, y, present, taking_part, state)
+
+    def _sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
         rows = self._rows_per_unit
 
         def forward() -> tuple[Any, Any]:
@@ -157,6 +172,8 @@ class CertifiedStep:
         weights = tf.where(taking_part[:, None], weights, 0.0)
         tally = self._tally(state, clipped, clipping.thresholds(norms), taking_part)
         sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
+        # One vector: a hundred variables would be a thousand small operations on the way.
+        sums = tf.concat([tf.reshape(s, [-1]) for s in sums], axis=0)
         return sums, tally, gradients.aux, gradients.losses, usable
 
     @property
@@ -169,12 +186,12 @@ class CertifiedStep:
         return self._plan.sensitivity.tally(state, norms, thresholds, taking_part)
 
     def release(
-        self, sums: list[Any], tally: Any, state: Any, step: Any, noise_key: Any
+        self, sums: Any, tally: Any, state: Any, step: Any, noise_key: Any
     ) -> tuple[PrivateGradients, Any]:
         """Noises the sums and the tally of a step.
 
         Args:
-            sums: variable by variable.
+            sums: of all variables, one vector.
             tally: scalar.
             state: the sensitivity's state.
             step: scalar int64; no two releases of a key share one.
@@ -184,16 +201,16 @@ class CertifiedStep:
             The gradients for the optimizer and the sensitivity's next state.
         """
         plan = self._plan
+        stddev, count_stddev = self._noise(step, state, tally)
         seed = tf.random.experimental.stateless_fold_in(noise_key, step)
-        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, len(sums) + 1))
-        stddev, count_noise = self._noise(step, state, tally)
-        noised = [
-            (total + stddev * tf.random.stateless_normal(total.shape, own)) / plan.num_microbatches
-            for total, own in zip(sums, seeds[:-1], strict=True)
+        normals = standard_normals(sum(self._sizes) + 1, seed)
+        noised = (sums + stddev * normals[1:]) / plan.num_microbatches
+        gradients = [
+            tf.reshape(part, variable.shape)
+            for part, variable in zip(tf.split(noised, self._sizes), self._variables, strict=True)
         ]
-        count_noise *= tf.random.stateless_normal([], seeds[-1])
-        return PrivateGradients(noised), plan.sensitivity.next_state(
-            state, tally, count_noise, plan.num_microbatches
+        return PrivateGradients(gradients), plan.sensitivity.next_state(
+            state, tally, count_stddev * normals[0], plan.num_microbatches
         )
 
     def _noise(self, step: Any, state: Any, tally: Any) -> tuple[Any, Any]:
@@ -218,6 +235,12 @@ def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
         for column in member.T
     ]
     return tf.stack(columns, axis=1)
+
+
+def _grain(units: int, chunk_units: int) -> int:
+    """The step between sizes of chunks: half a deviation of a Poisson sample's, over its chunks."""
+    chunks = math.ceil(units / chunk_units)
+    return min(chunk_units, max(1, round(math.sqrt(units) / (2 * chunks))))
 
 
 def _padded(tensor: Any, length: Any) -> Any:

@@ -48,7 +48,7 @@ class PrivateTrainer:
         self._optimizer = optimizer
         self.plan = plan
         self._jit_compile = jit_compile is True
-        self._physical_batch_size = _default_physical_batch_size(plan, self._jit_compile)
+        self._physical_batch_size = _default_physical_batch_size(plan)
         # Steps that the model has on record enter a seeded key: trained on under the same seed, it
         # must not meet noise that an earlier sum has had.
         past = sum(entry.steps for entry in model.privacy_ledger.all_entries())
@@ -234,15 +234,9 @@ class PrivateTrainer:
         return logs
 
 
-def _default_physical_batch_size(plan: PrivacyPlan, static: bool) -> int:
-    """Rows at once where the user does not say.
-
-    The size of a Poisson sample varies. Chunks of any size take nearly all samples of a small
-    batch whole; chunks of one static size are small, so that little of the last one is padding.
-    """
+def _default_physical_batch_size(plan: PrivacyPlan) -> int:
+    """Rows at once where the user does not say: nearly all samples of a small batch whole."""
     rows = plan.num_microbatches * batches.rows_per_unit(plan)
-    if static:
-        return min(256, max(16, math.ceil(rows / 4)))
     return min(_MOST_ROWS_AT_ONCE, rows + math.ceil(5 * math.sqrt(rows)))
 
 
