@@ -70,7 +70,16 @@ def keras_side(
         "records": records,
     }
     quiet = {"KERAS_BACKEND": "tensorflow"}
-    return Side(name, network, "benchmarks.side_keras", settings, pace=pace, environment=quiet)
+    return Side(
+        name,
+        network,
+        "benchmarks.side_keras",
+        settings,
+        pace=pace,
+        # XLA compiles for each size of a Poisson sample's chunks that it has not met yet.
+        first_steps=50 if private and jit_compile else 5,
+        environment=quiet,
+    )
 
 
 def _tf_privacy_side(private: bool) -> Side:

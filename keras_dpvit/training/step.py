@@ -58,7 +58,7 @@ class CertifiedStep:
         self._rows_per_unit = rows_per_unit
         limit = max(1, physical_batch_size // rows_per_unit)
         self._xla = jit_compile
-        self._grain = _grain(plan.num_microbatches, limit)
+        self._grain = _grain(plan.num_microbatches, limit, 1.0 if jit_compile else 0.5)
         self._chunk_units = limit - limit % self._grain
         self._seed_states = [
             part.state for layer in model._flatten_layers() for part in _generators(layer)
@@ -237,10 +237,13 @@ def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
     return tf.stack(columns, axis=1)
 
 
-def _grain(units: int, chunk_units: int) -> int:
-    """The step between sizes of chunks: half a deviation of a Poisson sample's, over its chunks."""
+def _grain(units: int, chunk_units: int, deviations: float) -> int:
+    """The step between sizes of chunks, in deviations of a Poisson sample's size over its chunks.
+
+    A compilation by XLA costs more time and memory than what kernels prepare for a size.
+    """
     chunks = math.ceil(units / chunk_units)
-    return min(chunk_units, max(1, round(math.sqrt(units) / (2 * chunks))))
+    return min(chunk_units, max(1, round(deviations * math.sqrt(units) / chunks)))
 
 
 def _padded(tensor: Any, length: Any) -> Any:
