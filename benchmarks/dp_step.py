@@ -11,10 +11,6 @@ Examples:
 
 import contextlib
 import json
-import os
-import pathlib
-import platform
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,9 +18,9 @@ from typing import Any
 from absl import flags
 
 from benchmarks import summary
+from benchmarks.reports import checked_output, machine
 from benchmarks.sides import Side, Worker, WorkerError, chosen_sides, tell, without_absent
 from keras_dpvit import _validate
-from keras_dpvit.errors import InputError
 from trainers import _cli
 
 FLAGS = flags.FLAGS
@@ -86,32 +82,6 @@ def measure(sides: Sequence[Side], rounds: int, steps: int) -> dict[str, dict[st
         }
 
 
-def machine() -> dict[str, Any]:
-    """What the times depend on: cores, processor, what else was running at the start."""
-    try:
-        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        cpuinfo = ""
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return {
-        "cores": os.cpu_count(),
-        "cpu_model": model.group(1) if model else platform.machine(),
-        "load_average_at_start": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-    }
-
-
-def _checked_output() -> pathlib.Path | None:
-    """Where the JSON goes, found fit to be written before any time is spent."""
-    if FLAGS.output is None:
-        return None
-    path = pathlib.Path(FLAGS.output)
-    fit = path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()
-    if not fit or (path.exists() and not os.access(path, os.W_OK)):
-        raise InputError(f"output must be a file that can be written, got {FLAGS.output!r}.")
-    return path
-
-
 def _print_tables(report: dict[str, Any]) -> None:
     facts = report["machine"]
     print(
@@ -128,7 +98,7 @@ def main() -> None:
     """Measures, prints, writes."""
     _validate.positive_int(rounds=FLAGS.rounds)
     _validate.positive_int(steps=FLAGS.steps)
-    output = _checked_output()
+    output = checked_output(FLAGS.output)
     sides, absent = without_absent(chosen_sides(FLAGS.only))
     facts = machine()
     try:

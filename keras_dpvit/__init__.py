@@ -32,13 +32,16 @@ _HOME = {
     "load_initial_weights": "training.fine_tuning",
     "Augmentation": "training.augmentation",
     "PrivacyBudget": "training.callbacks",
+    "TrialCount": "privacy.tuning",
+    "random_trials": "privacy.tuning",
     "load_model": "loading",
     "make_private": "training.dp_model",
     "PerClassBinaryCrossentropy": "training.losses",
     "validate": "training.validation",
 }
 _ROOMS = (
-    "datasets", "export", "gradients", "layers", "models", "plots", "privacy", "training",
+    "datasets", "encryption", "export", "gradients", "layers", "models", "plots", "privacy",
+    "training",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_ROOMS]

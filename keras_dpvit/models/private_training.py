@@ -7,6 +7,8 @@ A model's room knows no training code. What it knows is this protocol: an optimi
 import dataclasses
 import json
 import pathlib
+import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -19,6 +21,7 @@ from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, PrivacyLedger, compo
 _LEDGER_FILE = "privacy_ledger.json"
 _NOTES_KEY = "notes"
 _TRAINABLE_KEY = "trainable_part"
+_KID_KEY = "encryption_kid"
 
 # Training that no mechanism protected: one event of infinite epsilon.
 _WITHOUT_PRIVACY = LedgerEntry(
@@ -36,6 +39,12 @@ else:
     _Base = object
 
 
+def _input_error_in(error: Exception) -> InputError | None:
+    """What a source said of a record; TensorFlow's pipeline hands on no more than its words."""
+    found = re.search(r"InputError: (.+)", str(error))
+    return InputError(found[1]) if found and not isinstance(error, InputError) else None
+
+
 class PrivatelyTrainable(_Base):
     """Mixin for models: `fit` trains privately under a private optimizer.
 
@@ -45,13 +54,17 @@ class PrivatelyTrainable(_Base):
 
     Attributes:
         trainable_part: what `models.trainable.choose_trainable` chose last.
+        encryption_kid: id of the key under which the model sees encrypted images, or None; see
+            `encryption.transform_model`.
     """
 
     trainable_part: str = "all"
+    encryption_kid: str | None = None
     _private_trainer: Any = None
     _past_ledger: Ledger = PrivacyLedger()
     _notes: tuple[str, ...] = ()
     _compiled_part: str = "all"
+    _release_id: str = ""
 
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
@@ -66,6 +79,7 @@ class PrivatelyTrainable(_Base):
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
         super().compile(optimizer, *args, **kwargs)
         self._private_trainer = make_trainer(self, jit_compile)
+        self.renew_release_id()
         self._compiled_part = self.trainable_part
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -106,7 +120,13 @@ class PrivatelyTrainable(_Base):
                 f"model must be compiled after choosing what is trained: it was compiled for "
                 f"{self._compiled_part!r}, now it is {self.trainable_part!r}."
             )
-        return self._private_trainer.fit(super().fit, x, y, **kwargs)
+        try:
+            return self._private_trainer.fit(super().fit, x, y, **kwargs)
+        except Exception as error:
+            told = _input_error_in(error)
+            if told is None:
+                raise
+            raise told from None
 
     def train_step(self, *args: Any) -> Any:
         # Under JAX, Keras passes its state before the data.
@@ -135,8 +155,12 @@ class PrivatelyTrainable(_Base):
         if self._private_trainer is None or not self._private_trainer.steps_done:
             return self._past_ledger
         entries = tuple(
-            dataclasses.replace(entry, not_covered=(*self._notes, *entry.not_covered))
-            for entry in self._private_trainer.ledger_entries()
+            dataclasses.replace(
+                entry,
+                not_covered=(*self._notes, *entry.not_covered),
+                release_id=f"{self._release_id}-{index}",
+            )
+            for index, entry in enumerate(self._private_trainer.ledger_entries())
         )
         return compose([self._past_ledger, PrivacyLedger(entries)], "shared")
 
@@ -163,6 +187,25 @@ class PrivatelyTrainable(_Base):
         self._past_ledger = compose([self._past_ledger, ledger], "shared")
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
 
+    def renew_release_id(self) -> None:
+        """Gives what is trained from here on an identity of its own in ledgers."""
+        self._release_id = secrets.token_hex(16)
+
+    def count_selection(self, mean: float, shape: float = 1.0) -> None:
+        """Enters that this model was chosen as the best of a random number of runs like its own.
+
+        Guarantee: the one of `privacy.entries.SelectionEntry`; `random_trials` draws the number
+        of runs, sees to most of what the guarantee asks for and calls this.
+
+        Args:
+            mean: float, the mean number of runs, see `privacy.tuning.TrialCount`.
+            shape: float, of the number's distribution.
+        """
+        self._past_ledger = self.privacy_ledger.after_selection(mean, shape)
+        if self._private_trainer is not None:
+            self._private_trainer.forget_steps()
+            self.renew_release_id()
+
     def privacy_statement(self, delta: float | None = None) -> str:
         """What may be said about this model's privacy.
 
@@ -181,6 +224,8 @@ class PrivatelyTrainable(_Base):
 
     def save_assets(self, dir_path: str) -> None:
         content = {**self.privacy_ledger.to_dict(), _NOTES_KEY: list(self._notes)}
+        if self.encryption_kid is not None:
+            content[_KID_KEY] = self.encryption_kid
         pathlib.Path(dir_path, _LEDGER_FILE).write_text(json.dumps(content, indent=1))
 
     def load_assets(self, dir_path: str) -> None:
@@ -188,5 +233,7 @@ class PrivatelyTrainable(_Base):
         content = json.loads(text)
         self._past_ledger = ledger_from_dict(content)
         self._notes = tuple(content.get(_NOTES_KEY, ()))
+        self.encryption_kid = content.get(_KID_KEY)
         if self._private_trainer is not None:
             self._private_trainer.forget_steps()
+            self.renew_release_id()

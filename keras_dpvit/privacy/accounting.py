@@ -4,10 +4,13 @@ dp_accounting is the accountant of TensorFlow Privacy. Two of its accountants ar
 RDP (the one TF Privacy reports) and PLD (tighter, and pessimistic by construction).
 """
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
@@ -58,6 +61,41 @@ def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float
     """
     _validate.non_negative(epsilon=epsilon)
     return float(make_accountant(accountant).compose(event).get_delta(epsilon))
+
+
+def rdp_of_event(event: Any) -> np.ndarray:
+    """Renyi divergence bounds of an event, one for each of dp_accounting's default orders."""
+    return np.asarray(make_accountant("rdp").compose(event).rdp)
+
+
+@functools.lru_cache(maxsize=1024)
+def rdp_of_step(noise_multiplier: float, sampling_probability: float) -> np.ndarray:
+    """The same for one Gaussian release over a Poisson sample; steps multiply it."""
+    rdp = rdp_of_event(subsampled_gaussian_event(noise_multiplier, sampling_probability, 1))
+    rdp.flags.writeable = False  # it is shared
+    return rdp
+
+
+def epsilon_of_rdp(rdp: np.ndarray, delta: float) -> float:
+    """Epsilon at `delta` of bounds as from `rdp_of_event`, or of their sum over several events."""
+    import dp_accounting
+    from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
+
+    _validate.open_unit_interval(delta=delta)
+    return float(dp_accounting.rdp.compute_epsilon(np.array(DEFAULT_RDP_ORDERS), rdp, delta)[0])
+
+
+def repeat_and_select_event(event: Any, mean: float, shape: float) -> Any:
+    """The event of releasing the best of a random number of runs.
+
+    Args:
+        event: the event of one run.
+        mean: float, at least 1, the mean number of runs.
+        shape: float, see `tuning.TrialCount`.
+    """
+    from dp_accounting import dp_event
+
+    return dp_event.RepeatAndSelectDpEvent(event, mean, shape)
 
 
 def subsampled_gaussian_event(

@@ -2,62 +2,26 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import json
+import math
+import secrets
+from collections.abc import Iterable, Mapping
 from typing import Any, Union
+
+import numpy as np
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
-
-# Noise multiplier, sampling probability and number of equal releases.
-Release = tuple[float, float, int]
-
-
-SAMPLINGS = ("poisson", "fixed_size")
-
-
-@dataclasses.dataclass(frozen=True)
-class LedgerEntry:
-    """Equal releases in a row: `steps` Gaussian releases over samples of one data set.
-
-    Attributes:
-        steps: int, noisy sums released.
-        noise_multiplier: float, standard deviation of the noise over the L2 sensitivity, of
-            all that a step releases taken as one Gaussian (design section 3, item 7).
-        sampling_probability: float, with which each record entered each step.
-        sampling: str, how records were drawn. "poisson", or "fixed_size": batches in which a
-            record enters once a pass at most, which amplify nothing.
-        passes: int, for "fixed_size" the passes over the records that the steps belong to.
-        certified: bool, whether the mechanism bounds what one record adds. If not, the entry
-            costs an infinite epsilon, whatever its noise.
-        details: JSON-able mapping, the mechanism in words and numbers, for the statement.
-        not_covered: what the run did with private data that epsilon does not count.
-    """
-
-    steps: int
-    noise_multiplier: float
-    sampling_probability: float
-    sampling: str = "poisson"
-    passes: int = 0
-    certified: bool = True
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    not_covered: tuple[str, ...] = ()
-
-    @property
-    def release(self) -> Release:
-        """Noise multiplier, sampling probability and number of equal releases."""
-        if self.sampling not in SAMPLINGS:
-            raise InputError(
-                f"A ledger entry's sampling must be one of {', '.join(SAMPLINGS)}, got "
-                f"{self.sampling!r}."
-            )
-        noise_multiplier = self.noise_multiplier if self.certified else 0.0
-        if self.sampling == "fixed_size":
-            return noise_multiplier, 1.0, self.passes
-        return noise_multiplier, self.sampling_probability, self.steps
-
-    def event(self) -> Any:
-        """The dp_accounting event of all the steps."""
-        return accounting.subsampled_gaussian_event(*self.release)
+from keras_dpvit.privacy.entries import (
+    Cost,
+    Entry,
+    LedgerEntry,
+    SelectionEntry,
+    entry_from_dict,
+    event_of_costs,
+    rdp_of_cost,
+)
+from keras_dpvit.privacy.tuning import TrialCount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,47 +33,101 @@ class PrivacyLedger:
     records were sampled and noised.
     """
 
-    entries: tuple[LedgerEntry, ...] = ()
+    entries: tuple[Entry, ...] = ()
 
     def event(self) -> Any:
         """The composed dp_accounting event."""
-        import dp_accounting
-
-        return dp_accounting.ComposedDpEvent([entry.event() for entry in self.entries])
+        return event_of_costs(self.costs())
 
     def epsilon(self, delta: float, accountant: str = "rdp") -> float:
-        """Epsilon at `delta` by the named accountant; 0 for an empty ledger."""
-        return _epsilon(self._releases(), delta, accountant) if self.entries else 0.0
+        """Epsilon at `delta` by the named accountant; 0 for an empty ledger.
 
-    def delta(self, epsilon: float, accountant: str = "rdp") -> float:
-        """Delta at `epsilon` by the named accountant; 0 for an empty ledger."""
+        Raises:
+            InputError: if the accountant cannot count the ledger, see `accountants`.
+        """
         if not self.entries:
             return 0.0
+        _check_accountant(self, accountant)
+        return _epsilon(self.costs(), delta, accountant)
+
+    def delta(self, epsilon: float, accountant: str = "rdp") -> float:
+        """Delta at `epsilon` by the named accountant; 0 for an empty ledger.
+
+        Raises:
+            InputError: if the accountant cannot count the ledger, see `accountants`.
+        """
+        if not self.entries:
+            return 0.0
+        _check_accountant(self, accountant)
         return accounting.delta_of_event(self.event(), epsilon, accountant)
 
-    def _releases(self) -> tuple[Release, ...]:
-        return tuple(entry.release for entry in self.entries)
+    def costs(self) -> tuple[Cost, ...]:
+        """What each entry costs; ledgers of equal costs have equal epsilons."""
+        return tuple(entry.cost for entry in self.entries)
+
+    def after_selection(self, mean: float, shape: float = 1.0) -> "PrivacyLedger":
+        """The ledger of the best of a random number of runs, each like the one on this ledger.
+
+        Guarantee: see `SelectionEntry`. `tuning.random_trials` draws the number and sees to most
+        of what the guarantee asks for.
+
+        Args:
+            mean: float, the mean number of runs, see `tuning.TrialCount`.
+            shape: float, of the number's distribution.
+        """
+        count = TrialCount(mean, shape)
+        if not self.entries:
+            return self
+        chosen = SelectionEntry(self.entries, count.mean, count.shape, secrets.token_hex(16))
+        return PrivacyLedger((chosen,))
 
     def all_entries(self) -> tuple[LedgerEntry, ...]:
-        """Every entry, in order."""
-        return self.entries
+        """Every entry, in order; of a choice among runs those of the run that was chosen."""
+        return tuple(e for entry in self.entries for e in entry.all_entries())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        entries = [
-            {**dataclasses.asdict(e), "details": dict(e.details), "not_covered": [*e.not_covered]}
-            for e in self.entries
-        ]
-        return {"kind": "sequential", "entries": entries}
+        return {"kind": "sequential", "entries": [entry.to_dict() for entry in self.entries]}
 
 
-@functools.lru_cache(maxsize=256)
-def _epsilon(releases: tuple[Release, ...], delta: float, accountant: str) -> float:
+@functools.lru_cache(maxsize=1024)
+def _epsilon(costs: tuple[Cost, ...], delta: float, accountant: str) -> float:
     # Statement, card and table ask for the same number, and an accountant takes its time.
-    import dp_accounting
+    if accountant == "rdp":  # Renyi bounds add up: a curve needs those of a step once
+        return accounting.epsilon_of_rdp(
+            np.sum([rdp_of_cost(cost) for cost in costs], axis=0), delta
+        )
+    return accounting.epsilon_of_event(event_of_costs(costs), delta, accountant)
 
-    events = [accounting.subsampled_gaussian_event(*release) for release in releases]
-    return accounting.epsilon_of_event(dp_accounting.ComposedDpEvent(events), delta, accountant)
+
+def accountants(ledger: "Ledger") -> tuple[str, ...]:
+    """The accountants that can count a ledger: PLD cannot count a choice among runs."""
+    return tuple(a for a in accounting.ACCOUNTANTS if a == "rdp" or not selections(ledger))
+
+
+def _check_accountant(ledger: "Ledger", accountant: str) -> None:
+    if accountant in accounting.ACCOUNTANTS and accountant not in accountants(ledger):
+        raise InputError(
+            f"accountant must be rdp where a choice among runs is counted: {accountant} is not "
+            "available for it."
+        )
+
+
+def selections(ledger: "Ledger") -> list[tuple[int, SelectionEntry]]:
+    """Every choice among runs, with the number in `all_entries` of the first entry it holds."""
+    found: list[tuple[int, SelectionEntry]] = []
+
+    def look(part: Any, begin: int) -> None:
+        if isinstance(part, LedgerEntry):
+            return
+        if isinstance(part, SelectionEntry):
+            found.append((begin, part))
+        for child in part.parts if isinstance(part, ParallelLedger) else part.entries:
+            look(child, begin)
+            begin += len(child.all_entries())
+
+    look(ledger, 0)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +148,14 @@ class ParallelLedger:
     def delta(self, epsilon: float, accountant: str = "rdp") -> float:
         """The largest delta of the parts at `epsilon`."""
         return max((part.delta(epsilon, accountant) for part in self.parts), default=0.0)
+
+    def costs(self) -> tuple[Cost, ...]:
+        """What each part costs; ledgers of equal costs have equal epsilons."""
+        return tuple(part.costs() for part in self.parts)
+
+    def after_selection(self, mean: float, shape: float = 1.0) -> "ParallelLedger":
+        """As `PrivacyLedger.after_selection`: a record is in one part of each run."""
+        return ParallelLedger(tuple(part.after_selection(mean, shape) for part in self.parts))
 
     def all_entries(self) -> tuple[LedgerEntry, ...]:
         """Every entry of every part, in order."""
@@ -153,18 +179,18 @@ def ledger_from_dict(data: Mapping[str, Any]) -> Ledger:
         if data["kind"] == "parallel":
             return ParallelLedger(tuple(ledger_from_dict(part) for part in data["parts"]))
         if data["kind"] == "sequential":
-            entries = (
-                LedgerEntry(**{**e, "not_covered": tuple(e["not_covered"])})
-                for e in data["entries"]
-            )
-            return PrivacyLedger(tuple(entries))
-    except (KeyError, TypeError) as error:
+            return PrivacyLedger(tuple(entry_from_dict(entry) for entry in data["entries"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"The ledger is damaged: {error!r}.") from error
     raise InputError(f"The ledger's kind must be sequential or parallel, got {data['kind']!r}.")
 
 
 def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
     """The ledger of several models together.
+
+    Guarantee: of shared records, every release counts once. Entries that are equal with a release
+    id and all, as those of members that started from one trained model are, record one release,
+    which costs nothing when it is told again; whatever differs in anything, or has no id, counts.
 
     Args:
         ledgers: one for each model.
@@ -178,7 +204,7 @@ def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
         return ParallelLedger(tuple(ledgers))
     if members_data != "shared":
         raise InputError(f"members_data must be shared or disjoint, got {members_data!r}.")
-    entries: list[LedgerEntry] = []
+    entries: list[Entry] = []
     for ledger in ledgers:
         if isinstance(ledger, ParallelLedger):
             raise InputError(
@@ -186,7 +212,16 @@ def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
                 "a fusion over disjoint parts has no single sequence of releases."
             )
         entries.extend(ledger.entries)
-    return PrivacyLedger(tuple(entries))
+    return PrivacyLedger(_distinct(entries))
+
+
+def _distinct(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The entries without the second mention of a release that has an id."""
+    kept: dict[str, Entry] = {}
+    for index, entry in enumerate(entries):
+        key = json.dumps(entry.to_dict(), sort_keys=True) if entry.release_id else str(index)
+        kept.setdefault(key, entry)
+    return tuple(kept.values())
 
 
 def adjacency(ledger: Ledger) -> str:
@@ -205,25 +240,41 @@ def epsilon_curve(
 ) -> list[tuple[int, float]]:
     """Epsilon as the steps went by.
 
+    A choice among runs has its whole cost from its first step on.
+
     Args:
         ledger: a `PrivacyLedger`.
         delta: float in (0, 1).
-        points: int, about as many steps are looked at.
-        accountant: "rdp" or "pld".
+        points: int, so many steps are looked at, at even distances.
+        accountant: "rdp" or "pld"; the latter takes seconds for each point.
 
     Returns:
         Pairs (steps so far, epsilon), from (0, 0) to the end.
     """
-    total = sum(entry.steps for entry in ledger.entries)
-    curve, done = [(0, 0.0)], 0
-    past: list[LedgerEntry] = []
-    stride = max(1, total // max(1, points))
+    total, points = sum(entry.steps for entry in ledger.entries), max(1, points)
+    grid = sorted({math.ceil(total * point / points) for point in range(points + 1)})
+    return [(step, _until(ledger, step).epsilon(delta, accountant)) for step in grid]
+
+
+def _until(ledger: PrivacyLedger, step: int) -> PrivacyLedger:
+    """The ledger after so many steps."""
+    past: list[Entry] = []
     for entry in ledger.entries:
-        for steps in [*range(stride, entry.steps, stride), entry.steps]:
-            passes = -(-entry.passes * steps // max(1, entry.steps))
-            part = dataclasses.replace(entry, steps=steps, passes=passes)
-            epsilon = PrivacyLedger((*past, part)).epsilon(delta, accountant)
-            curve.append((done + steps, epsilon))
-        past.append(entry)
-        done += entry.steps
-    return curve
+        if step <= 0:
+            break
+        if isinstance(entry, LedgerEntry) and step < entry.steps:
+            past.append(entry.first(step))
+        else:
+            past.append(entry)
+        step -= entry.steps
+    return PrivacyLedger(tuple(past))
+
+
+def epsilon_curves(
+    ledger: Ledger, delta: float, points: int = 40, accountant: str = "rdp"
+) -> list[list[tuple[int, float]]]:
+    """An `epsilon_curve` for each sequence of releases: several where parts are disjoint."""
+    if isinstance(ledger, ParallelLedger):
+        parts = (epsilon_curves(part, delta, points, accountant) for part in ledger.parts)
+        return [curve for part in parts for curve in part]
+    return [epsilon_curve(ledger, delta, points, accountant)]

@@ -11,13 +11,24 @@ from keras_dpvit.privacy.ledger import (
     LedgerEntry,
     ParallelLedger,
     PrivacyLedger,
+    SelectionEntry,
+    accountants,
     adjacency,
+    epsilon_curves,
+    selections,
+)
+from keras_dpvit.privacy.tuning import TrialCount
+
+_TUNING_LIMIT = "Hyper-parameters chosen by looking at results on these records: not counted."
+_TUNING_REST = (
+    "Hyper-parameters chosen by looking at results on these records: not counted, but for the "
+    "choice among runs named above."
 )
 
 # True of every training here, whatever the run did.
 STANDING_LIMITS = (
     "Held-out images used for validation or testing, and every figure computed from them.",
-    "Hyper-parameters chosen by looking at results on these records.",
+    _TUNING_LIMIT,
     "Attacks on the rounding of floating-point noise; the generators (Philox) are not "
     "cryptographic.",
     "Several records about one person: the guarantee is for one record.",
@@ -31,6 +42,7 @@ def statement(ledger: Ledger, delta: float) -> str:
         return "No private training is on record: nothing is claimed about this model."
     parts = [_heading(ledger, delta)]
     parts += [_training(i, entry, len(entries)) for i, entry in enumerate(entries, 1)]
+    parts += [_selection(begin, chosen, len(entries)) for begin, chosen in selections(ledger)]
     if math.isfinite(ledger.epsilon(delta)):
         parts.append(
             "What is protected: the final model, every intermediate model, and all that is "
@@ -47,19 +59,22 @@ def statement(ledger: Ledger, delta: float) -> str:
 def uncovered(ledger: Ledger) -> list[str]:
     """What epsilon does not count: what the runs did first, then what is never counted."""
     lines = [line for entry in ledger.all_entries() for line in entry.not_covered]
-    return list(dict.fromkeys([*lines, *STANDING_LIMITS]))
+    chosen = bool(selections(ledger))
+    standing = [_TUNING_REST if chosen and x == _TUNING_LIMIT else x for x in STANDING_LIMITS]
+    return list(dict.fromkeys([*lines, *standing]))
 
 
 def epsilons(ledger: Ledger, delta: float) -> dict[str, float]:
     """Epsilon at `delta` by each accountant.
 
     Where RDP finds more than 100 there is hardly a guarantee, and PLD, whose work grows with
-    epsilon, is left out; an infinite epsilon is infinite by both.
+    epsilon, is left out, as it is where it cannot count a choice among runs; an infinite epsilon
+    is infinite by both.
     """
     by_rdp = ledger.epsilon(delta, "rdp")
     if 100 < by_rdp < math.inf:
         return {"rdp": by_rdp}
-    return {name: ledger.epsilon(delta, name) for name in accounting.ACCOUNTANTS}
+    return {name: ledger.epsilon(delta, name) for name in accountants(ledger)}
 
 
 def format_epsilon(epsilon: float) -> str:
@@ -72,6 +87,8 @@ def _heading(ledger: Ledger, delta: float) -> str:
     rows = "".join(
         f"\n    epsilon by {name.upper()}: {format_epsilon(values[name])}" for name in values
     )
+    if "pld" not in accountants(ledger):
+        rows += "\n    epsilon by PLD: not available, it cannot count a choice among runs"
     lines = (
         f"Example-level differential privacy, {adjacency(ledger)} adjacency, delta {delta:g}, "
         f"by {accounting.accountant_version()}:"
@@ -83,9 +100,11 @@ def _heading(ledger: Ledger, delta: float) -> str:
             "itself, so the larger of their epsilons counts.",
             80,
         )
-    elif len(ledger.entries) > 1:
+    elif len(ledger.all_entries()) > 1:
         head += "\n" + textwrap.fill(
-            f"This is the composition of {len(ledger.entries)} trainings on the same records.", 80
+            f"This is the composition of {len(ledger.all_entries())} trainings on the same "
+            "records.",
+            80,
         )
     return head
 
@@ -115,6 +134,19 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
         if d["seed_fixed"]:
             text += " The noise came from a fixed seed: privacy rests on its secrecy."
     return text
+
+
+def _selection(begin: int, chosen: SelectionEntry, total: int) -> str:
+    last = begin + len(chosen.all_entries())
+    which = f"Training {last}" if last == begin + 1 else f"Trainings {begin + 1} to {last}"
+    count = TrialCount(chosen.mean, chosen.shape)
+    return (
+        f"{which if total > 1 else 'This training'} was chosen as the best of a random number of "
+        f"runs ({count.name}, mean {count.mean:g}), and epsilon counts the choice by repeat and "
+        "select (Papernot and Steinke 2022). Assumed: the number was drawn beforehand; each run's "
+        "settings were drawn by chance, whatever the other runs gave, at the same cost; no run was "
+        "scored on the records; nothing of the other runs is released."
+    )
 
 
 def _sampling(entry: LedgerEntry) -> str:
@@ -151,9 +183,16 @@ def _bullet(line: str) -> str:
 
 
 def to_dict(ledger: Ledger, delta: float) -> dict[str, Any]:
-    """The statement as JSON-able data."""
+    """The statement as JSON-able data.
+
+    Returns:
+        epsilon by accountant, delta, adjacency, the accounting library, the ledger, what is not
+        covered; "epsilon_curves", epsilon by RDP as the steps went by, as [step, epsilon], for each
+        sequence of trainings (several where they were on disjoint parts of the records).
+    """
     return {
         "epsilon": epsilons(ledger, delta),
+        "epsilon_curves": [[list(p) for p in curve] for curve in epsilon_curves(ledger, delta)],
         "delta": delta,
         "adjacency": adjacency(ledger),
         "accountant": accounting.accountant_version(),

@@ -1,6 +1,7 @@
 """Augmentation multiplicity: several altered copies of a record, averaged before clipping."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -30,8 +31,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         _validate.positive_int(copies=self.copies)
-        if self.shift != 0:
-            _validate.positive_int(shift=self.shift)
+        whole = isinstance(self.shift, numbers.Integral) and not isinstance(self.shift, bool)
+        if not whole or self.shift < 0:
+            raise InputError(f"shift must be a whole number, 0 or above, got {self.shift!r}.")
         if not isinstance(self.mirror, bool):
             raise InputError(f"mirror must be True or False, got {self.mirror!r}.")
 

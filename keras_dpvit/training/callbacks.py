@@ -51,14 +51,16 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     def _affordable(self, trainer: Any) -> int:
         """The most further steps that stay within the budget, by bisection."""
-        delta = trainer.plan.delta if self.delta is None else self.delta
-        spent = self.model.privacy_ledger
+        plan, past = trainer.plan, self.model._past_ledger
+        delta = plan.delta if self.delta is None else self.delta
+        entered = trainer.steps_taken - trainer.steps_done
 
         def epsilon(steps: int) -> float:
-            more = PrivacyLedger(trainer.plan.entries(steps, trainer.steps_taken))
-            return compose([spent, more], "shared").epsilon(delta, self.accountant)
+            # The run as one: a shuffled pass that it is in the middle of is paid for already.
+            run = PrivacyLedger(plan.entries(trainer.steps_done + steps, entered))
+            return compose([past, run], "shared").epsilon(delta, self.accountant)
 
-        low, high = 0, trainer.plan.steps - trainer.steps_taken
+        low, high = 0, plan.steps - trainer.steps_taken
         while low < high:
             middle = (low + high + 1) // 2
             if epsilon(middle) <= self.epsilon:

@@ -21,8 +21,9 @@ class Checkpoint:
 
     The file holds weights, optimizer, the layers' noise states, the sensitivity's state, the step
     counter (which is the noise counter and the sampler's position) and the ledger. It is written
-    beside the old one and put in its place, so that there is always one whole file. It holds no
-    key, no seed and no data. A journal beside it counts the steps that were begun.
+    beside the old one and put in its place, so that there is always one whole file, after a loss
+    of power too. It holds no key, no seed and no data. A journal beside it counts the steps that
+    were begun.
 
     Args:
         directory: made if missing.
@@ -32,6 +33,7 @@ class Checkpoint:
         self._directory = pathlib.Path(directory)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            _sync_directory(self._directory.parent)
             self._journal = os.open(self._directory / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise InputError(
@@ -43,11 +45,9 @@ class Checkpoint:
         os.close(self._journal)
 
     def begin_step(self, step: int) -> None:
-        """Notes, before a step is taken, that it is.
-
-        The note survives the end of the process, not that of the machine's power.
-        """
+        """Notes, before a step is taken, that it is; on the disk before it comes back."""
         os.pwrite(self._journal, step.to_bytes(8, "big"), 0)
+        os.fsync(self._journal)
 
     def steps_begun(self) -> int:
         """The number of steps that were begun."""
@@ -70,12 +70,7 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._directory / _FILE)
-        folder = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-            os.fsync(self._journal)
-        finally:
-            os.close(folder)
+        _sync_directory(self._directory)  # the journal's name in it, too
 
     def load(self, variables: list[Any]) -> dict[str, Any] | None:
         """Puts the last checkpoint's values into the variables.
@@ -113,6 +108,15 @@ class Checkpoint:
                 f"checkpoint_dir={str(self._directory)!r} holds a damaged checkpoint: {error}."
             ) from error
         return meta
+
+
+def _sync_directory(directory: pathlib.Path) -> None:
+    """Brings a directory's names to the disk."""
+    folder = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _value(variable: Any) -> Any:

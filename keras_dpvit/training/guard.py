@@ -60,8 +60,9 @@ class Guard(keras.callbacks.Callback):
             self._save()
             return
         self._check(meta)
+        drawn = trainer.steps_taken
         checkpoint.load(self._variables())
-        self._restore(meta)
+        self._restore(meta, drawn)
 
     def close(self) -> None:
         """Lets go of the checkpoint's files."""
@@ -71,7 +72,20 @@ class Guard(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._trainer._passes += 1
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.model.steps_per_execution != 1:
+            raise InputError(
+                "steps_per_execution must be 1 in private training, got "
+                f"{self.model.steps_per_execution}: each step is checked against the plan before "
+                "it is taken."
+            )
+
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self._trainer._external and self._trainer.plan_is_spent:
+            raise InputError(
+                f"stop_training must stay True: the plan's {self._trainer.plan.steps} steps are "
+                "spent."
+            )
         if self._checkpoint is not None:
             self._checkpoint.begin_step(self._trainer.steps_taken + 1)
 
@@ -132,7 +146,8 @@ class Guard(keras.callbacks.Callback):
         if meta["key"] != self._key_tag():
             raise InputError("checkpoint_dir holds a training under another seed.")
 
-    def _restore(self, meta: dict[str, Any]) -> None:
+    def _restore(self, meta: dict[str, Any], drawn: int) -> None:
+        """Takes over what is not in variables; `drawn` steps have had this process' noise."""
         trainer, checkpoint = self._trainer, self._checkpoint
         assert checkpoint is not None
         self.resumed = True
@@ -140,10 +155,12 @@ class Guard(keras.callbacks.Callback):
         trainer._passes, trainer._entered = meta["passes"], tuple(meta["entered"])
         trainer._disclosures.update(dict.fromkeys(meta["disclosures"]))
         trainer._model._past_ledger = ledger_from_dict(meta["past_ledger"])
+        # Two copies of a checkpoint may go on: what follows is not the release of either.
+        trainer._model.renew_release_id()
         if trainer.plan.seed is None:
             # The lost steps have been taken, with noise that is lost too: they count as spent,
             # and their numbers are not used again.
-            taken, each = max(trainer.steps_taken, checkpoint.steps_begun()), 1
+            taken, each = max(trainer.steps_taken, checkpoint.steps_begun(), drawn), 1
             if trainer.plan.sampling == "shuffled":
                 # Shuffled anew, a record may come twice in what is left of a pass: leave it out.
                 each = trainer.plan.steps_per_epoch

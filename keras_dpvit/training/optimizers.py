@@ -1,5 +1,6 @@
 """Keras optimizers that never train without a plan, and never on plain gradients."""
 
+import weakref
 from typing import Any
 
 import keras
@@ -19,6 +20,12 @@ class _PrivateOptimizer:
     """What the private optimizers share: the plan, and the refusal of plain gradients."""
 
     plan: PrivacyPlan
+    _model: Any = None
+    # Of Keras' optimizer, the other base.
+    built: bool
+    build: Any
+    gradient_accumulation_steps: int | None
+    _trainable_variables: list[Any]
 
     def _init_private(self, plan: PrivacyPlan) -> None:
         if isinstance(plan, dict):  # from a saved config
@@ -26,11 +33,22 @@ class _PrivateOptimizer:
         if not isinstance(plan, PrivacyPlan):
             raise InputError(f"plan must be a PrivacyPlan, got {plan!r}.")
         self.plan = plan
+        self._check_accumulation()
+
+    def _check_accumulation(self) -> None:
+        if self.gradient_accumulation_steps:
+            raise InputError(
+                "gradient_accumulation_steps must be left out: a step of the plan is one logical "
+                "batch already, which fit adds up over chunks of physical_batch_size; for larger "
+                "steps give the plan a larger batch_size."
+            )
 
     def private_trainer(self, model: Any, jit_compile: Any) -> Any:
         """Called by a model's `compile`: the object that trains it under the plan."""
         from keras_dpvit.training.trainer import PrivateTrainer
 
+        self._check_accumulation()
+        self._model = weakref.ref(model)
         return PrivateTrainer(model, self, self.plan, jit_compile)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
@@ -45,7 +63,16 @@ class _PrivateOptimizer:
                 "per-example gradients can be trained with it. Use DPViTClassifier, or wrap the "
                 "model with keras_dpvit.make_private(model)."
             )
+        if not self.built:
+            # In the model's own order, as files have it; the gradients come layer by layer.
+            known = None if self._model is None else self._model()
+            self.build(trainable_variables if known is None else known.trainable_variables)
         return super().apply(list(grads), trainable_variables)  # type: ignore[misc]
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """As Keras has it; each variable gets its own average, whatever the order of the list."""
+        del var_list
+        super().finalize_variable_values(self._trainable_variables)  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "plan": self.plan.get_config()}  # type: ignore[misc]
@@ -60,7 +87,12 @@ class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
     Args:
         plan: a `PrivacyPlan`.
         learning_rate: float or schedule.
-        **kwargs: as in `keras.optimizers.SGD`.
+        **kwargs: as in `keras.optimizers.SGD`. `use_ema=True, ema_momentum=0.99` keeps a moving
+            average of the private weights, which costs nothing, and puts it into the model when
+            `fit` ends. `gradient_accumulation_steps` is refused: see `physical_batch_size`.
+
+    Raises:
+        InputError: if the plan is none or gradients are to be accumulated over steps.
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 0.1, **kwargs: Any) -> None:
@@ -77,7 +109,12 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
     Args:
         plan: a `PrivacyPlan`.
         learning_rate: float or schedule.
-        **kwargs: as in `keras.optimizers.Adam`.
+        **kwargs: as in `keras.optimizers.Adam`. `use_ema=True, ema_momentum=0.99` keeps a moving
+            average of the private weights, which costs nothing, and puts it into the model when
+            `fit` ends. `gradient_accumulation_steps` is refused: see `physical_batch_size`.
+
+    Raises:
+        InputError: if the plan is none or gradients are to be accumulated over steps.
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:

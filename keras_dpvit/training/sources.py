@@ -1,6 +1,7 @@
 """Where the records of a training come from: arrays, random-access sources, Keras data sets."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,19 +10,47 @@ import numpy as np
 from keras_dpvit.errors import InputError
 from keras_dpvit.training import inputs
 
+_NAMES = ("images", "labels")  # of a record's two parts
+
 
 class Source(abc.ABC):
-    """Records that can be taken by number, so that a plan can sample them itself."""
+    """Records that can be taken by number, so that a plan can sample them itself.
+
+    Attributes:
+        num_records: int.
+        num_classes: int or None; integer labels must lie below it. `source_for` sets it where
+            records are read only when they are drawn.
+    """
 
     num_records: int
+    num_classes: int | None = None
 
-    @abc.abstractmethod
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images `(len(rows), height, width, channels)` and labels of these records.
 
+        A NaN or an infinite pixel passes: in the midst of a training, an end that one record
+        brings about would tell of it. Its gradient counts as zero.
+
         Args:
-            rows: int array `(n,)`, may be empty.
+            rows: int array `(n,)`, in any order, may be empty.
+
+        Raises:
+            InputError: if a record differs from the first in shape or type, or its label is none
+                of the classes.
         """
+        images, labels = self._read(np.asarray(rows, int))
+        if self.num_classes is not None:
+            odd = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+            if odd.size:
+                raise InputError(
+                    f"labels must lie in 0..{self.num_classes - 1}, got {labels.flat[odd[0]]} for "
+                    f"record {rows[odd[0]]}."
+                )
+        return images, labels
+
+    @abc.abstractmethod
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `take`, without a look at the labels' values."""
 
     def example(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels of the first record, for shapes and types."""
@@ -35,7 +64,7 @@ class ArraySource(Source):
         self._x, self._y = x, y
         self.num_records = len(x)
 
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._x[rows], self._y[rows]
 
     def example(self) -> tuple[np.ndarray, np.ndarray]:
@@ -60,25 +89,21 @@ class RandomAccessSource(Source):
         self.num_records = len(records)
         if not self.num_records:
             raise InputError("x must hold at least one record, got none.")
-        self._first = self._read(0)
+        self._first = self._record(0)
 
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image, label = self._first
-        read = [self._read(int(row)) for row in rows]
-        images = np.empty((len(rows), *image.shape), image.dtype)
-        labels = np.empty((len(rows), *label.shape), label.dtype)
-        for index, (one, its_label) in enumerate(read):
-            if one.shape != image.shape:
-                raise InputError(
-                    f"images must have one shape, got {image.shape} and, for record {rows[index]}, "
-                    f"{one.shape}."
-                )
-            images[index], labels[index] = one, its_label
-        return images, labels
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        stored = _room_for(len(rows), *self._first)
+        for index, row in enumerate(rows):
+            for store, part, first, name in zip(
+                stored, self._record(int(row)), self._first, _NAMES, strict=True
+            ):
+                _check_like(part, first, name, f"record {row}")
+                store[index] = part
+        return stored
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _record(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         record = self._records[index]
-        if isinstance(record, dict) and {"image", "label"} <= set(record):
+        if isinstance(record, Mapping) and {"image", "label"} <= set(record):
             record = record["image"], record["label"]
         if not isinstance(record, (tuple, list)) or len(record) != 2:
             raise InputError(
@@ -86,6 +111,26 @@ class RandomAccessSource(Source):
                 f"{type(record).__name__}."
             )
         return np.asarray(record[0]), np.asarray(record[1])
+
+
+def _room_for(records: int, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Empty arrays for so many records that are like this one."""
+    return (
+        np.empty((records, *image.shape), image.dtype),
+        np.empty((records, *label.shape), label.dtype),
+    )
+
+
+def _check_like(part: np.ndarray, first: np.ndarray, name: str, where: str) -> None:
+    """Raises unless a part of a record is like the first record's, which all are stored as."""
+    if part.shape != first.shape:
+        raise InputError(
+            f"{name} must have one shape, got {first.shape} and, for {where}, {part.shape}."
+        )
+    if not np.can_cast(part.dtype, first.dtype):
+        raise InputError(
+            f"{name} must be of one type, got {first.dtype} and, for {where}, {part.dtype}."
+        )
 
 
 class PyDatasetSource(Source):
@@ -103,7 +148,11 @@ class PyDatasetSource(Source):
         batches = dataset.num_batches
         if not batches:
             raise InputError("x must have at least one batch and an end, to be sampled from.")
-        self._batch_size = len(self._batch(0)[0])
+        first = self._batch(0)
+        self._batch_size = len(first[0])
+        if not self._batch_size:
+            raise InputError("x must hold at least one record, its first batch holds none.")
+        self._first = first[0][0], first[1][0]
         self._last = batches - 1
         last_size = len(self._batch(self._last)[0])
         if last_size > self._batch_size:
@@ -120,22 +169,27 @@ class PyDatasetSource(Source):
         batch = self._dataset[index]
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise InputError("x must give batches as (images, labels), without sample weights.")
-        return np.asarray(batch[0]), np.asarray(batch[1])
+        images, labels = np.asarray(batch[0]), np.asarray(batch[1])
+        if len(images) != len(labels):
+            raise InputError(
+                f"labels must be as many as images, batch {index} has {len(images)} images and "
+                f"{len(labels)} labels."
+            )
+        return images, labels
 
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         numbers, places = np.divmod(rows, self._batch_size)
-        images, labels = [], []
+        stored = _room_for(len(rows), *self._first)
         for number in np.unique(numbers):
-            x, y = self._batch(int(number))
-            wanted = places[numbers == number]
-            if wanted.max() >= len(x) or (number != self._last and len(x) != self._batch_size):
-                raise self._unequal(number, len(x))
-            images.append(x[wanted])
-            labels.append(y[wanted])
-        if not images:
-            x, y = self._batch(0)
-            return x[:0], y[:0]
-        return np.concatenate(images), np.concatenate(labels)
+            batch = self._batch(int(number))
+            mine = numbers == number
+            size = len(batch[0])
+            if places[mine].max() >= size or (number != self._last and size != self._batch_size):
+                raise self._unequal(number, size)
+            for store, part, first, name in zip(stored, batch, self._first, _NAMES, strict=True):
+                _check_like(part[0], first, name, f"batch {number}")
+                store[mine] = part[places[mine]]
+        return stored
 
 
 def source_for(model: Any, x: Any, y: Any) -> Source:
@@ -165,6 +219,7 @@ def source_for(model: Any, x: Any, y: Any) -> Source:
         )
     images, labels = source.example()
     inputs.check_images(images, tuple(model.input_shape[1:]))
-    if np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1:
-        inputs.check_labels(labels, int(model.output_shape[-1]))
+    if np.issubdtype(labels.dtype, np.integer) and labels.size == 1:
+        source.num_classes = int(model.output_shape[-1])
+        inputs.check_labels(labels, source.num_classes)
     return source

@@ -93,6 +93,21 @@ def test_shuffled_passes_are_paid_for_before_they_begin(small_records):
     assert steps_of(model) == 3
 
 
+def test_a_shuffled_pass_that_fit_starts_in_the_middle_of_is_paid_for_once(small_records):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    two, three = (spent(steps, sampling="shuffled") for steps in (6, 9))
+    model = compiled(sampling="shuffled")
+    model.fit(*small_records, verbose=0, callbacks=[Stop()])
+    assert steps_of(model) == 1
+    budget = kd.PrivacyBudget((two + three) / 2)
+    model.fit(*small_records, epochs=9, verbose=0, callbacks=[budget])
+    assert steps_of(model) == budget.steps == 6
+    assert model.privacy_ledger.epsilon(1e-4) == pytest.approx(two)
+
+
 def test_earlier_trainings_count_against_the_budget(small_records):
     past = a_plan(noise_multiplier=1.0).entries(4)
     budget = 0.5 * (spent(5, past) + spent(6, past))
@@ -230,6 +245,9 @@ def test_the_same_seed_alters_the_same_way_and_another_does_not():
         ({"copies": 1.5}, "copies must"),
         ({"shift": -1}, "shift must"),
         ({"shift": 0.5}, "shift must"),
+        ({"shift": 0.0}, "shift must"),
+        ({"shift": False}, "shift must"),
+        ({"shift": True}, "shift must"),
         ({"mirror": 1}, "mirror must"),
         ({"mirror": "yes"}, "mirror must"),
     ],

@@ -143,6 +143,30 @@ def test_checkpoints_hold_no_key_and_no_half_written_file(tmp_path, monkeypatch)
     np.testing.assert_array_equal(variable, [1.0, 2.0])
 
 
+def test_everything_is_on_the_disk_before_it_is_built_upon(tmp_path, monkeypatch):
+    """After a loss of power there is one whole checkpoint, and no step that nobody wrote down."""
+    import tensorflow as tf
+
+    done = []
+
+    def name(descriptor):
+        return os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    fsync, replace, pwrite = os.fsync, os.replace, os.pwrite
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(f"sync {name(fd)}"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *a: (done.append("replace"), replace(*a)))
+    monkeypatch.setattr(os, "pwrite", lambda *a: (done.append("write"), pwrite(*a)))
+    checkpoint = Checkpoint(tmp_path / "run")
+    assert done == [f"sync {tmp_path.name}"]
+    done.clear()
+    checkpoint.save([tf.Variable(1.0)], {})
+    assert done == ["sync private_training.npz.partial", "replace", "sync run"]
+    done.clear()
+    checkpoint.begin_step(7)
+    assert done == ["write", "sync steps_begun"]
+    checkpoint.close()
+
+
 def test_checkpoints_of_other_trainings_and_damaged_ones_are_refused(tmp_path):
     import tensorflow as tf
 
@@ -176,9 +200,39 @@ def test_another_plan_or_seed_does_not_go_on(tmp_path):
 
     done = fit(1, 1.0)
     again = fit(1, 1.0)  # nothing is left to do
-    assert again.privacy_ledger.to_dict() == done.privacy_ledger.to_dict()
+    assert again.privacy_ledger.costs() == done.privacy_ledger.costs()
     np.testing.assert_array_equal(again.get_weights()[0], done.get_weights()[0])
     with pytest.raises(InputError, match="another seed"):
         fit(2, 1.0)
     with pytest.raises(InputError, match="another plan"):
         fit(1, 2.0)
+
+
+def test_going_back_to_a_checkpoint_draws_no_noise_again(tmp_path):
+    """In one process the key stays, so that its steps' numbers must not come twice."""
+    import keras
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 4)).astype("float32"), rng.integers(0, 2, 40)
+    keras.utils.set_random_seed(1)
+    model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+    model.compile(
+        kd.DPKerasSGDOptimizer(kd.PrivacyPlan(40, 20, 4, 1e-4, 1.0)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    begun = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            begun.append(model._private_trainer.steps_taken)
+
+    model.fit(x, y, verbose=0, callbacks=[Watch()], checkpoint_dir=tmp_path)
+    early = model.get_weights()
+    model.fit(x, y, verbose=0, callbacks=[Watch()])
+    ids = [entry.release_id for entry in model.privacy_ledger.entries]
+    model.fit(x, y, verbose=0, callbacks=[Watch()], checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(model.get_weights()[0], early[0])
+    assert [entry.release_id for entry in model.privacy_ledger.entries] != ids
+    model.fit(x, 1 - y, verbose=0, callbacks=[Watch()])
+    assert begun == list(range(6))
+    assert [entry.steps for entry in model.privacy_ledger.entries] == [6]
