@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags
 
@@ -20,11 +21,11 @@ def run(main: Callable[[], None]) -> None:
 
     def start(arguments: list[str]) -> None:
         if len(arguments) > 1:
-            _fail(f"unknown argument {arguments[1]!r}: flags are given as --name=value.")
+            fail(f"unknown argument {arguments[1]!r}: flags are given as --name=value.")
         try:
             main()
         except InputError as error:
-            _fail(str(error))
+            fail(str(error))
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -40,11 +41,11 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return list(flags.FLAGS(arguments))
     except flags.Error as error:
-        _fail(str(error))
-        raise AssertionError("unreachable") from error
+        fail(str(error))
 
 
-def _fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
+    """Prints the message in one line and ends the program with status 2."""
     one_line = " ".join(message.split())
     print(f"error: {one_line}", file=sys.stderr)
     sys.exit(2)

@@ -11,11 +11,11 @@ from absl import flags
 
 from keras_dpvit import export
 from keras_dpvit.datasets import ImageData
+from keras_dpvit.export import warmup
 from keras_dpvit.export.files import new_directory, next_version
 from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
 from keras_dpvit.export.saved_model import write_saved_model
 from keras_dpvit.export.serving import ServedModel
-from keras_dpvit.export.tflite import convert
 from keras_dpvit.models.fused import FusedClassifier
 from keras_dpvit.privacy import statement
 from trainers import _cli, _flags
@@ -25,7 +25,14 @@ KERAS_NAME = "model.keras"
 RUN_NAME = "run.json"
 
 # Flags kept out of run.json, for it travels: a seed is a secret, and places tell of the machine.
-_STAY_HERE = ("seed", "data_dir", "output_dir", "init_weights")
+_STAY_HERE = (
+    "seed",
+    "data_dir",
+    "output_dir",
+    "init_weights",
+    "encryption_key",
+    "encryption_passphrase_file",
+)
 
 
 @dataclasses.dataclass
@@ -69,6 +76,7 @@ def export_and_score(
     histories: list[dict[str, list[float]]],
     output_dir: pathlib.Path,
     options: flags.FlagValues,
+    encryption: dict[str, Any] | None = None,
 ) -> Result:
     """Writes one version directory, loads its files again and scores everything."""
     model = members[0]
@@ -84,8 +92,10 @@ def export_and_score(
         accuracies["fused"] = accuracy(np.argmax(outputs["probabilities"], axis=1), data)
     directory = output_dir / str(next_version(output_dir))
     print(f"\nExporting to {directory}", flush=True)
+    if not warmup.is_available():
+        print(f"{warmup.MISSING}.", flush=True)
     with new_directory(directory) as work, _cli.quiet_stderr():
-        card = _write(model, data, work)
+        card = _write(model, data, work, encryption)
         saved = SavedModelRunner(work).predict(data.x_test)["class_id"]
         accuracies["SavedModel"] = accuracy(saved, data)
         light = TFLiteRunner(work / TFLITE_NAME).predict(data.x_test)["class_id"]
@@ -103,12 +113,17 @@ def export_and_score(
     return Result(directory, accuracies, card)
 
 
-def _write(model: Any, data: ImageData, work: pathlib.Path) -> dict[str, Any]:
-    served = ServedModel(model, data.class_names)
-    write_saved_model(served, served.predict_function(batch_size=None), str(work))
-    (work / TFLITE_NAME).write_bytes(convert(ServedModel(model)))
-    model.save(work / KERAS_NAME)
+def _write(
+    model: Any, data: ImageData, work: pathlib.Path, encryption: dict[str, Any] | None
+) -> dict[str, Any]:
     card = export.privacy_card(model, dataset=_flags.dataset_summary(data))
+    if encryption is not None:
+        card["encryption"] = encryption
+    served = ServedModel(model, data.class_names)
+    with_warmup = warmup.is_available()
+    write_saved_model(model, served, work, card=card, warmup_requests=with_warmup)
+    export.tflite(model, work / TFLITE_NAME, class_names=data.class_names, card=card)
+    model.save(work / KERAS_NAME)
     export.write_privacy_card(card, work)
     return card
 

@@ -17,19 +17,10 @@ def load_member(path: str, member: int) -> Any:
     Raises:
         InputError: if the file holds no such classifier.
     """
-    from keras_dpvit.datasets.image_data import first_line
-    from keras_dpvit.loading import load_model
     from keras_dpvit.models.classifier import DPViTClassifier
     from keras_dpvit.models.fused import FusedClassifier
 
-    check_model_file(path)
-    try:
-        model = load_model(path)
-    except Exception as error:
-        raise InputError(
-            f"model must be a .keras file of this package; {path!r} cannot be loaded: "
-            f"{first_line(error)}"
-        ) from error
+    model = load_any(path)
     members = model.members if isinstance(model, FusedClassifier) else [model]
     if not 1 <= member <= len(members):
         raise InputError(f"member must be 1..{len(members)} for {path!r}, got {member}.")
@@ -41,14 +32,37 @@ def load_member(path: str, member: int) -> Any:
     return chosen
 
 
-def check_model_file(path: str) -> None:
+def load_any(path: str, argument: str = "model") -> Any:
+    """The model in a `.keras` file of this package, whatever it is.
+
+    Args:
+        path: a `.keras` file.
+        argument: what the user calls it, for messages.
+
+    Raises:
+        InputError: if the file is missing or cannot be loaded.
+    """
+    from keras_dpvit.datasets.image_data import first_line
+    from keras_dpvit.loading import load_model
+
+    check_model_file(path, argument)
+    try:
+        return load_model(path)
+    except Exception as error:
+        raise InputError(
+            f"{argument} must be a .keras file of this package; {path!r} cannot be loaded: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def check_model_file(path: str, argument: str = "model") -> None:
     """Checks that there is such a file, before any time is spent.
 
     Raises:
         InputError: if there is none, or its name does not end in .keras.
     """
     if not path.endswith(".keras") or not os.path.isfile(path):
-        raise InputError(f"model must be a .keras file, got {path!r}, which is none.")
+        raise InputError(f"{argument} must be a .keras file, got {path!r}, which is none.")
 
 
 def check_picture(**argument: str) -> None:

@@ -12,14 +12,16 @@ import numpy as np
 from absl import flags
 
 from keras_dpvit.errors import InputError
-from trainers import _cli, _flags
+from trainers import _cli, _flags, _hidden_images
 
 FLAGS = flags.FLAGS
 _flags.define_dataset_flags()
+_hidden_images.define_flags()
 flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
 flags.DEFINE_string("tflite", None, "A TFLite file, instead of --saved_model.")
 flags.DEFINE_bool("json", False, "Prints JSON.")
 flags.adopt_module_key_flags(_flags)  # so that --help shows them
+flags.adopt_module_key_flags(_hidden_images)
 
 
 def main() -> None:
@@ -38,6 +40,10 @@ def main() -> None:
         else:
             path, runner = FLAGS.tflite, TFLiteRunner(FLAGS.tflite)
     data = _flags.load_dataset(runner.image_shape)
+    cipher = _hidden_images.load_cipher(data)
+    _hidden_images.check_key_of_model(path, cipher)
+    if cipher is not None:
+        data = _hidden_images.encrypt(data, cipher)
     check_images(data.x_test, runner.image_shape)
     with _cli.quiet_stderr():
         outputs = runner.predict(data.x_test)

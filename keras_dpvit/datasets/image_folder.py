@@ -185,10 +185,10 @@ def _read_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads every file into uint8 (rows, height, width, channels), and int64 labels (rows,)."""
     first = items[0][0]
-    shape = _read_image(first, None).shape if image_shape is None else image_shape
+    shape = read_image(first, None).shape if image_shape is None else image_shape
     images = np.empty((len(items), *shape), dtype=np.uint8)
     for row, (path, _) in enumerate(_with_progress(items)):
-        image = _read_image(path, image_shape)
+        image = read_image(path, image_shape)
         if image.shape != shape:
             raise InputError(
                 "image_shape must be given when images differ in size or channels; "
@@ -212,8 +212,17 @@ def _with_progress(items: list[_Item]) -> Iterable[_Item]:
     return tqdm.tqdm(items, desc="images", unit="file")
 
 
-def _read_image(path: Path, image_shape: tuple[int, int, int] | None) -> np.ndarray:
-    """Decodes one file to uint8 (height, width, channels)."""
+def read_image(path: Path, image_shape: tuple[int, int, int] | None) -> np.ndarray:
+    """Decodes one file to uint8 (height, width, channels), as `load_image_folder` does.
+
+    Args:
+        path: a PNG or JPEG file.
+        image_shape: (height, width, channels) with 1 or 3 channels, to which it is converted and
+            resized; None leaves its size, with 1 channel for gray and 3 for anything else.
+
+    Raises:
+        InputError: if it is no whole image.
+    """
     import PIL.Image
     import PIL.ImageOps
 

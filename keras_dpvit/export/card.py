@@ -4,11 +4,14 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
 import keras
 
+from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import statement
+from keras_dpvit.privacy.ledger import Ledger, ledger_from_dict
 from keras_dpvit.version import __version__
 
 CARD_NAME = "privacy_card.json"
@@ -29,15 +32,20 @@ def privacy_card(
         A JSON-able dict: epsilon by each accountant, delta, adjacency, sampling, mechanism (the
         ledger), accountant and version, data set, statement, and what is not covered.
     """
-    delta = model.privacy_delta(delta)
-    ledger = model.privacy_ledger
-    entries = ledger.all_entries()
     return {
         "format": _CARD_FORMAT,
         "model": type(model).__name__,
         "package": f"keras_dpvit {__version__}",
         "keras": keras.__version__,
         "dataset": dataset or {},
+        **claims(model.privacy_ledger, model.privacy_delta(delta)),
+    }
+
+
+def claims(ledger: Ledger, delta: float) -> dict[str, Any]:
+    """The part of a card that follows from the ledger alone: all that it claims."""
+    entries = ledger.all_entries()
+    return {
         **statement.to_dict(ledger, delta),
         "sampling": sorted({entry.sampling for entry in entries}),
         "mechanism": [
@@ -53,11 +61,52 @@ def privacy_card(
     }
 
 
+def contradictions(card: dict[str, Any]) -> list[str]:
+    """The entries of a card that are missing or do not follow from the ledger it holds.
+
+    The numbers that the card claims are worked out again from its ledger by dp_accounting; epsilon
+    may differ by 1e-6 of its size, as between versions. Of the texts, which change from version to
+    version, the numbers and the run's own limits are compared.
+
+    Args:
+        card: a card as read from its file.
+
+    Returns:
+        Names of entries, none if the card is consistent.
+    """
+    try:
+        ledger = ledger_from_dict(_with_infinity(card["ledger"]))
+        expected = claims(ledger, card["delta"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return ["ledger"]
+    written = json.loads(json.dumps(json_card(expected)))
+    if not _close(card.get("epsilon"), written["epsilon"]):
+        return ["epsilon"]
+    exact = ("mechanism", "adjacency", "sampling")
+    wrong = [name for name in exact if card.get(name) != written[name]]
+    own = {line for entry in ledger.all_entries() for line in entry.not_covered}
+    if not isinstance(card.get("not_covered"), list) or not own <= set(card["not_covered"]):
+        wrong.append("not_covered")
+    if _printed(card.get("statement")) != _printed(expected["statement"]):
+        wrong.append("statement")
+    return wrong
+
+
+def is_ledger_of(card: dict[str, Any], ledger: Ledger) -> bool:
+    """Whether a card as read from its file holds this ledger."""
+    return bool(card.get("ledger") == json.loads(json.dumps(json_card(ledger.to_dict()))))
+
+
 def write_privacy_card(card: dict[str, Any], directory: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `privacy_card.json` into a directory; an infinite epsilon becomes "infinite"."""
     path = pathlib.Path(directory, CARD_NAME)
-    path.write_text(json.dumps(_without_infinity(card), indent=2, allow_nan=False) + "\n")
+    path.write_text(json.dumps(json_card(card), indent=2, allow_nan=False) + "\n")
     return path
+
+
+def json_card(card: dict[str, Any]) -> dict[str, Any]:
+    """The card as JSON can hold it: an infinite epsilon becomes "infinite"."""
+    return {key: _without_infinity(item) for key, item in card.items()}
 
 
 def _without_infinity(value: Any) -> Any:
@@ -68,3 +117,33 @@ def _without_infinity(value: Any) -> Any:
     if isinstance(value, float) and math.isinf(value):
         return "infinite"
     return value
+
+
+def _with_infinity(value: Any) -> Any:
+    """The inverse of `_without_infinity`, for the numbers of a ledger."""
+    if isinstance(value, dict):
+        return {key: _with_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_infinity(item) for item in value]
+    return math.inf if value == "infinite" else value
+
+
+def _close(found: Any, expected: dict[str, Any]) -> bool:
+    """Whether epsilons agree, each a number or "infinite"."""
+    if not isinstance(found, dict) or set(found) != set(expected):
+        return False
+    for name, value in expected.items():
+        numbers = [isinstance(x, (int, float)) for x in (found[name], value)]
+        if all(numbers) and not math.isclose(found[name], value, rel_tol=1e-6, abs_tol=1e-12):
+            return False
+        if not all(numbers) and found[name] != value:
+            return False
+    return True
+
+
+def _printed(text: Any) -> list[str]:
+    """The numbers and names that a statement's heading prints."""
+    line = " ".join(str(text).split())
+    heading = re.findall(r"differential privacy, (\w+) adjacency, delta ([\d.e+-]+),", line)
+    epsilons = re.findall(r"epsilon by \w+: \S+", line)
+    return [*(part for found in heading for part in found), *epsilons]

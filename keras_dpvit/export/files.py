@@ -1,11 +1,13 @@
-"""Writing whole directories or nothing."""
+"""Writing whole directories or nothing, and reading what was written."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from keras_dpvit.errors import InputError
 
@@ -45,3 +47,18 @@ def next_version(base: str | os.PathLike[str]) -> int:
         raise InputError(f"{base} is a file, not a directory for versions.")
     taken = [int(p.name) for p in base.glob("*") if p.name.isdecimal()] if base.exists() else []
     return max(taken, default=0) + 1
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: if it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a JSON file that can be read.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object.")
+    return content

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit.edge.runner import TFLiteRunner
 from keras_dpvit.errors import InputError
+from keras_dpvit.export import signatures
+
+__all__ = ["SavedModelRunner", "TFLiteRunner", "version_directory"]
 
 
 class SavedModelRunner:
@@ -25,7 +29,7 @@ class SavedModelRunner:
         path = version_directory(directory)
         try:
             self._loaded = tf.saved_model.load(str(path))
-            self._predict = self._loaded.signatures["serving_default"]
+            self._predict = self._loaded.signatures[signatures.DEFAULT]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise InputError(f"{path} cannot be loaded as a SavedModel: {_first(error)}") from error
         _, inputs = self._predict.structured_input_signature
@@ -33,6 +37,8 @@ class SavedModelRunner:
             raise InputError(
                 f"{path} was not exported by keras_dpvit: its input is {list(inputs)}."
             )
+        self.directory = path
+        self.signatures: Any = self._loaded.signatures
         self.image_shape: Any = tuple(inputs["images"].shape[1:])
 
     def predict(self, images: np.ndarray, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -43,34 +49,46 @@ class SavedModelRunner:
         ]
         return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
+    def call(self, signature_name: str, values: Any) -> dict[str, np.ndarray]:
+        """The outputs of any signature.
 
-class TFLiteRunner:
-    """A TFLite file written by `tflite`, one image at a time.
+        Args:
+            signature_name: one of `signatures.INPUTS`.
+            values: array of the signature's input, whose dtype it is converted to.
 
-    Args:
-        path: the file.
-        num_threads: int.
+        Raises:
+            InputError: if the export has no such signature, or the model refuses the values.
+        """
+        import tensorflow as tf
 
-    Raises:
-        InputError: if the file is missing or no TFLite model.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], num_threads: int = 2) -> None:
-        interpreter = _interpreter_class()
-        if not pathlib.Path(path).is_file():
-            raise InputError(f"{path} is not a file.")
+        if signature_name not in self.signatures:
+            raise InputError(f"{self.directory} has no signature {signature_name}.")
+        name, dtype = signatures.INPUTS[signature_name]
         try:
-            self._interpreter = interpreter(model_path=str(path), num_threads=num_threads)
-            self._predict = self._interpreter.get_signature_runner("serving_default")
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"{path} cannot be loaded as TFLite: {_first(error)}") from error
-        shape = self._interpreter.get_input_details()[0]["shape"]
-        self.image_shape: Any = tuple(int(side) for side in shape[1:])
+            outputs = self.signatures[signature_name](**{name: tf.constant(values, dtype)})
+        except (tf.errors.OpError, TypeError, ValueError) as error:
+            raise InputError(f"{self.directory} refuses {name}: {_first(error)}") from error
+        return {name: value.numpy() for name, value in outputs.items()}
 
-    def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The signature's outputs for images `(n, height, width, channels)`, pixels 0..255."""
-        parts = [self._predict(images=image[None].astype("float32")) for image in images]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def predict_files(self, files: list[bytes]) -> dict[str, np.ndarray]:
+        """The outputs for JPEG or PNG files, of any size.
+
+        Raises:
+            InputError: if the export takes no picture files, or a file is no whole image.
+        """
+        if signatures.BYTES not in self.signatures:
+            raise InputError(
+                f"{self.directory} takes no picture files: it has no signature {signatures.BYTES}, "
+                f"for its images have {self.image_shape[-1]} channels or it is an older export."
+            )
+        return self.call(signatures.BYTES, files)
+
+    def class_names(self, number: int) -> list[str]:
+        """The names of classes 0 to `number - 1`; the numbers where the export has no names."""
+        if signatures.CLASS_NAMES not in self.signatures:
+            return [str(i) for i in range(number)]
+        names = self.call(signatures.CLASS_NAMES, np.arange(number))["class_name"]
+        return [name.decode() for name in names]
 
 
 def version_directory(directory: str | os.PathLike[str]) -> pathlib.Path:
@@ -88,16 +106,6 @@ def version_directory(directory: str | os.PathLike[str]) -> pathlib.Path:
     if not versions:
         raise InputError(f"{path} holds no SavedModel (saved_model.pb), nor a version of one.")
     return max(versions, key=lambda p: int(p.name))
-
-
-def _interpreter_class() -> Any:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise InputError(
-            "Running TFLite needs ai-edge-litert: pip install 'keras_dpvit[edge]'."
-        ) from error
-    return Interpreter
 
 
 def _first(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.export.inference_noise import InferenceNoise
 from keras_dpvit.models.fused import FusedClassifier
 
 
@@ -15,27 +16,41 @@ class ServedModel(tf.Module):
     Args:
         model: a `FusedClassifier`, or a model that returns logits `(batch, classes)`.
         class_names: names in the order of the classes; None numbers them.
+        noise_at_inference: bool, whether the layers' noise is drawn, anew on every call; None
+            leaves it to the model, which by default is silent outside training.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        class_names: list of str.
+        is_fused: bool.
+        draws_noise: bool, whether two calls on one image differ.
+        model_variables: the TensorFlow variables, without the states of noise generators.
 
     Raises:
-        InputError: if the names are not as many as the classes.
+        InputError: if the names are not as many as the classes or one has a line break, or if
+            noise is asked of a model without any.
     """
 
-    def __init__(self, model: Any, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        class_names: Sequence[str] | None = None,
+        noise_at_inference: bool | None = None,
+    ) -> None:
         super().__init__()
         self.image_shape = tuple(model.input_shape[1:])
         classes = model.output_shape[-1]
         names = [str(i) for i in range(classes)] if class_names is None else list(class_names)
         if len(names) != classes:
             raise InputError(f"class_names must be {classes} names, got {len(names)}.")
+        if any(len(str(name).splitlines()) > 1 for name in names):
+            raise InputError("class_names must be names of one line each.")
         self._call = model
-        self._class_names = names
-        noisy = [x for x in model._flatten_layers() if getattr(x, "seed_generator", None)]
-        self.draws_noise = any(getattr(layer, "noise_at_inference", False) for layer in noisy)
-        # The states of generators that only training draws from stay behind.
-        unused = [
-            x.seed_generator.state for x in noisy if not getattr(x, "noise_at_inference", True)
-        ]
-        left_out = {id(state) for state in unused}
+        self._noise = InferenceNoise(model, noise_at_inference)
+        self.class_names = names
+        self.is_fused = isinstance(model, FusedClassifier)
+        self.draws_noise = self._noise.is_drawn
+        left_out = {id(state) for state in self._noise.generator_states()}
         self.model_variables = [v.value for v in model.variables if id(v) not in left_out]
 
     def predict_function(self, batch_size: int | None) -> Any:
@@ -44,23 +59,26 @@ class ServedModel(tf.Module):
         It returns a dict: "probabilities" float32, "class_id" int64, "label" string and, for a
         fused model, "weights" of eq 16 and "member_probabilities".
         """
-        signature = tf.TensorSpec((batch_size, *self.image_shape), tf.float32, name="images")
-        return tf.function(self._outputs(with_label=True), input_signature=[signature])
+        return self._function(batch_size, with_label=True)
 
     def numeric_function(self, batch_size: int | None) -> Any:
         """The same without the label, for runtimes that have no strings."""
+        return self._function(batch_size, with_label=False)
+
+    def _function(self, batch_size: int | None, with_label: bool) -> Any:
         signature = tf.TensorSpec((batch_size, *self.image_shape), tf.float32, name="images")
-        return tf.function(self._outputs(with_label=False), input_signature=[signature])
+        return tf.function(self._outputs(with_label), input_signature=[signature])
 
     def _outputs(self, with_label: bool) -> Callable[[Any], dict[str, Any]]:
         def predict(images: Any) -> dict[str, Any]:
-            outputs = self._call(images, training=False)
-            if not isinstance(self._call, FusedClassifier):
+            with self._noise.applied():
+                outputs = self._call(images, training=False)
+            if not self.is_fused:
                 outputs = {"probabilities": tf.nn.softmax(tf.cast(outputs, tf.float32))}
             class_id = tf.argmax(outputs["probabilities"], axis=-1)
             outputs = {**outputs, "class_id": class_id}
             if with_label:
-                outputs["label"] = tf.gather(tf.constant(self._class_names), class_id)
+                outputs["label"] = tf.gather(tf.constant(self.class_names), class_id)
             return outputs
 
         return predict

@@ -1,33 +1,154 @@
 """TFLite for edge devices."""
 
+import math
 import os
 import pathlib
-import tempfile
+from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
+from keras_dpvit import _validate
+from keras_dpvit.edge.attached import PROVENANCE, attach
 from keras_dpvit.errors import InputError
+from keras_dpvit.export import assets
+from keras_dpvit.export.calibration import extreme_images
+from keras_dpvit.export.card import CARD_NAME, json_card, privacy_card
+from keras_dpvit.export.quantization import QUANTIZATIONS, count_ops, flatbuffer_of
 from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.tflite_metadata import Description, with_metadata
+from keras_dpvit.privacy import statement
 
 
-def tflite(model: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a float32 TFLite file for one image at a time.
+def tflite(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    quantize: str | None = None,
+    calibration: Any = None,
+    class_names: Sequence[str] | None = None,
+    noise_at_inference: bool | None = None,
+    card: dict[str, Any] | None = None,
+) -> None:
+    """Writes a TFLite file for one image at a time.
 
-    Input `images`, float32 `(1, height, width, channels)` in 0..255; outputs "probabilities",
-    "class_id" and, for a fused model, "weights" and "member_probabilities", by signature
-    `serving_default`. A file of the same name is replaced whole.
+    Input `images`, `(1, height, width, channels)`, pixels 0..255: float32, or uint8 for
+    `quantize="int8"`. Outputs "probabilities" float32, "class_id" int64 and, for a fused model,
+    "weights" and "member_probabilities", by signature `serving_default`. Class names, provenance
+    and privacy card are attached (`edge.attached`), and TFLite's own metadata name them. A file of
+    the same name is replaced whole.
+
+    | quantize | weights | arithmetic |
+    |---|---|---|
+    | None | float32 | float32 |
+    | "float16" | float16 | float32 |
+    | "dynamic" | int8 | float32; matrix products in int8 with ranges found at run time |
+    | "int8" | int8 | int8, but for what `export.quantization` lists |
+
+    Privacy: for "int8" the least and greatest value of every activation over the calibration
+    images is written into the file. Of private images these numbers would be a release that no
+    noise covers and no ledger counts. `calibration` must therefore be **public or synthetic**
+    images, never records that were trained on: `export.synthetic_images` makes some. Everything
+    else here is post-processing of the weights and costs nothing.
 
     Args:
-        model: a `FusedClassifier` or a classifier that returns logits, without noise at inference.
+        model: a `FusedClassifier` or a classifier that returns logits.
         path: the file.
+        quantize: None, "float16", "dynamic" or "int8".
+        calibration: for "int8" alone: public or synthetic images, array
+            `(n, height, width, channels)`, pixels 0..255. A hundred to a few hundred will do. Four
+            images half black, half white are added (`calibration.extreme_images`).
+        class_names: names in the order of the classes; None numbers them.
+        noise_at_inference: bool, whether the layers' noise is drawn, anew on every image. None
+            leaves it to the model, which by default is silent outside training. Noise that can
+            take a token's deviation to zero has no range that int8 could hold: keep
+            `norm_noise_stddev` well below 1 for "int8".
+        card: the privacy card; None makes one if the model has a privacy ledger.
 
     Raises:
-        InputError: if the model draws noise at inference, or the place cannot be written.
+        InputError: on arguments that do not fit the model or each other, or if the place cannot be
+            written.
     """
-    served = ServedModel(model)
-    content = convert(served)
-    path = pathlib.Path(path)
+    served = ServedModel(model, class_names, noise_at_inference)
+    if card is None and hasattr(model, "privacy_ledger"):
+        card = privacy_card(model)
+    flatbuffer = convert(served, quantize, calibration)
+    flatbuffer = with_metadata(flatbuffer, _description(served, card))
+    provenance = {
+        **assets.provenance(model),
+        "quantize": quantize,
+        "noise_at_inference": served.draws_noise,
+        "ops": count_ops(flatbuffer),
+    }
+    files: dict[str, Any] = {PROVENANCE: provenance}
+    if card is not None:
+        files[CARD_NAME] = json_card(card)
+    _write(pathlib.Path(path), attach(flatbuffer, [str(x) for x in served.class_names], files))
+
+
+def convert(served: ServedModel, quantize: str | None = None, calibration: Any = None) -> bytes:
+    """The bare flatbuffer of a served model, without metadata; see `tflite`.
+
+    Raises:
+        InputError: on arguments that do not fit the model or each other.
+    """
+    if quantize is not None:
+        _validate.one_of(QUANTIZATIONS, quantize=quantize)
+    if quantize == "int8":
+        images = _checked_calibration(calibration, served.image_shape)
+        return flatbuffer_of(served, quantize, images)
+    if calibration is not None:
+        raise InputError(f'calibration is for quantize="int8" alone, got {quantize!r}.')
+    return flatbuffer_of(served, quantize)
+
+
+def _checked_calibration(calibration: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+    if calibration is None:
+        raise InputError(
+            'quantize="int8" needs calibration images that are public or synthetic (the ranges of '
+            "activations are written into the file, and of private images that is a release "
+            "outside epsilon): pass public ones or export.synthetic_images(image_shape)."
+        )
+    images = np.asarray(calibration)
+    expected = "x".join(str(side) for side in image_shape)
+    if images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+        raise InputError(
+            f"calibration must be images of {expected} (the model's input), at least one, got an "
+            f"array of shape {images.shape}."
+        )
+    if not np.issubdtype(images.dtype, np.number) or not np.isfinite(images).all():
+        raise InputError("calibration must have finite pixels.")
+    if images.min() < 0 or images.max() > 255:
+        raise InputError(
+            f"calibration must have pixels in 0..255, got {images.min():g}..{images.max():g}."
+        )
+    return np.concatenate([extreme_images(image_shape).astype(images.dtype), images])
+
+
+def _description(served: ServedModel, card: dict[str, Any] | None) -> Description:
+    kind = "Fused image classifier" if served.is_fused else "Image classifier"
+    text = f"{kind} of {len(served.class_names)} classes. "
+    if card is None:
+        text += "Privacy: no claim is made."
+    else:
+        bounds = ", ".join(
+            f"{statement.format_epsilon(_number(value))} by {name.upper()}"
+            for name, value in card["epsilon"].items()
+        )
+        text += (
+            f"Privacy: epsilon {bounds} at delta {card['delta']:g}, {card['adjacency']}; see "
+            f"{CARD_NAME} in this file."
+        )
+    if served.draws_noise:
+        text += " Draws noise at inference: two runs on one image differ."
+    return Description("keras_dpvit", text, served.image_shape)
+
+
+def _number(epsilon: Any) -> float:
+    return math.inf if epsilon == "infinite" else float(epsilon)
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,25 +158,3 @@ def tflite(model: Any, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-def convert(served: ServedModel) -> bytes:
-    """The flatbuffer of a served model.
-
-    Raises:
-        InputError: if the model draws noise at inference.
-    """
-    if served.draws_noise:
-        raise InputError("model must not draw noise at inference: TFLite has no op for it.")
-    module = tf.Module()
-    module.model_variables = served.model_variables
-    module.serving_default = served.numeric_function(batch_size=1)
-    with tempfile.TemporaryDirectory() as directory:
-        tf.saved_model.save(
-            module, directory, signatures={"serving_default": module.serving_default}
-        )
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            directory, signature_keys=["serving_default"]
-        )
-        content: bytes = converter.convert()
-    return content

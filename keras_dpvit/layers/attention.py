@@ -110,15 +110,17 @@ class SelfAttention(keras.layers.Layer):
     def _add_noise(self, attention: Any, training: bool | None) -> Any:
         if self.seed_generator is None or not (training or self.noise_at_inference):
             return attention
-        noise = keras.random.normal(
-            ops.shape(attention), stddev=self.attention_noise_stddev, seed=self.seed_generator
-        )
-        attention = attention + ops.cast(noise, attention.dtype)
+        attention = attention + ops.cast(self._noise(ops.shape(attention)), attention.dtype)
         if not self.renormalize:
             return attention
         attention = ops.relu(attention)
         # A row cut to nothing stays zero: the token then passes on through the residual alone.
         return attention / ops.maximum(ops.sum(attention, axis=-1, keepdims=True), 1e-6)
+
+    def _noise(self, shape: Any) -> Any:
+        return keras.random.normal(
+            shape, stddev=self.attention_noise_stddev, seed=self.seed_generator
+        )
 
     def release_event(self) -> Any:
         """What publishing this layer's noisy attention maps of one image would cost.

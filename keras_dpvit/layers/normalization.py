@@ -91,7 +91,8 @@ class DPLayerNormalization(keras.layers.Layer):
             shape = ops.shape(mean)
             mean = mean + self._noise(shape)
             stddev = ops.abs(stddev + self._noise(shape))
-        normalized = (x - mean) / (stddev + self.epsilon)
+        # One division a token, not one a channel: quicker, in int8 above all.
+        normalized = (x - mean) * (1.0 / (stddev + self.epsilon))
         if noisy:  # which can take the deviation away, and float16 ends at 65504
             normalized = ops.clip(normalized, -6e4, 6e4)
         return self.gain_and_bias(ops.cast(normalized, self.compute_dtype))

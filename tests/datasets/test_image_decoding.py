@@ -35,7 +35,7 @@ def values(images):
 def attempt(path, image_shape=None):
     """Reads one file; returns its pixels or None, and the message of its refusal or None."""
     try:
-        return image_folder._read_image(path, image_shape), None
+        return image_folder.read_image(path, image_shape), None
     except InputError as error:
         return None, str(error)
 
@@ -137,7 +137,7 @@ def test_an_image_cut_at_any_byte_is_whole_or_named(tmp_path, kind):
     content = stream.getvalue()
     path = tmp_path / "image.png"
     path.write_bytes(content)
-    whole = image_folder._read_image(path, None)
+    whole = image_folder.read_image(path, None)
     refused = 0
     for length in range(len(content)):
         path.write_bytes(content[:length])

@@ -37,7 +37,15 @@ def exports(trained_fusion, places):
         kd.export.write_privacy_card(kd.export.privacy_card(trained_fusion), "savedmodels/1")
     root = places["cwd"] / "savedmodels" / "1"
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    assert {"saved_model.pb", "model.tflite", "privacy_card.json"} < set(files)
+    assert {
+        "saved_model.pb",
+        "model.tflite",
+        "privacy_card.json",
+        "assets/class_names.txt",
+        "assets.extra/privacy_card.json",
+        "assets.extra/provenance.json",
+        "assets.extra/tf_serving_warmup_requests",
+    } < set(files)
     return {**files, **unpacked(root / "model.keras")}
 
 
@@ -77,3 +85,10 @@ def test_nothing_that_looks_like_a_path_here(exports):
                 assert not host.search(text), f"{text!r} in {name}"
             # Source files of the program, as stack traces hold them.
             assert not re.search(rb"\w\.py\b", text), f"{text!r} in {name}"
+
+
+def test_no_training_image(exports, digit_images):
+    # Whole images, in the two dtypes in which they are in memory.
+    for image in digit_images.x_train[:100]:
+        for written in (image.tobytes(), image.astype("float32").tobytes()):
+            assert not [name for name, content in exports.items() if written in content]

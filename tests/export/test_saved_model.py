@@ -1,10 +1,9 @@
 """The SavedModel: alone in a process, the same numbers, whole or not at all."""
 
-import json
+import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,36 +12,8 @@ import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.export.running import SavedModelRunner, version_directory
 
-# TensorFlow imports Keras by itself where it is installed, so it is hidden first: a process
-# in which the import fails cannot lean on it.
-ALONE = """
-import sys
-
-HIDDEN = ("keras", "tf_keras", "keras_dpvit")
-
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HIDDEN:
-            return None
-        return self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
-
-import numpy as np
-import tensorflow as tf
-
-directory, images, answers = sys.argv[1:]
-predict = tf.saved_model.load(directory).signatures["serving_default"]
-images = np.load(images)
-outputs = {name: value.numpy() for name, value in predict(images=tf.constant(images)).items()}
-outputs["label"] = outputs["label"].astype("U")
-one = {name: value.numpy() for name, value in predict(images=tf.constant(images[:1])).items()}
-np.savez(answers, one=one["probabilities"], **outputs)
-assert not [name for name in sys.modules if name.partition(".")[0] in HIDDEN]
-print("neither was imported")
-"""
+# Hides Keras and this package before it imports TensorFlow, which imports Keras where it can.
+ALONE = pathlib.Path(__file__).parents[2] / "benchmarks" / "tf_only.py"
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +24,31 @@ def exported(trained_fusion, digit_images, tmp_path_factory):
 
 
 def test_it_runs_alone_and_gives_what_keras_gives(exported, trained_fusion, digit_images, tmp_path):
-    images = digit_images.x_test[:200].astype("float32")
+    images = digit_images.x_test[:200]
     np.save(tmp_path / "images.npy", images)
-    arguments = [exported, tmp_path / "images.npy", tmp_path / "answers.npz"]
+    arguments = [ALONE, exported, tmp_path / "images.npy", tmp_path / "answers.npz"]
     result = subprocess.run(
-        [sys.executable, "-c", ALONE, *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "neither was imported\n"
+    assert result.stdout.endswith("serving_uint8 without keras, tf_keras, keras_dpvit\n")
     found = np.load(tmp_path / "answers.npz")
-    expected = trained_fusion.predict(images, verbose=0)
-    for name in ("probabilities", "weights", "member_probabilities"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5)
-    assert found["probabilities"].shape == (200, 10)
+    expected = trained_fusion.predict(images.astype("float32"), verbose=0)
     best = expected["probabilities"].argmax(axis=1)
-    np.testing.assert_array_equal(found["class_id"], best)
     assert len(set(best)) > 5  # a model that always says the same would pass all this
-    assert found["label"].tolist() == ["abcdefghij"[i] for i in best]
-    np.testing.assert_allclose(found["one"][0], expected["probabilities"][0], rtol=0, atol=1e-5)
+    for place in ("", "serving_uint8/", "serving_bytes/"):
+        for name in ("probabilities", "weights"):
+            np.testing.assert_allclose(found[place + name], expected[name], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(found[f"{place}class_id"], best)
+        assert found[f"{place}label"].tolist() == ["abcdefghij"[i] for i in best]
+    for name in ("member_probabilities", "weights"):
+        each = found[f"member_probabilities/{name}"]
+        np.testing.assert_allclose(each, expected[name], rtol=0, atol=1e-5)
+    assert found["class_names"].tolist() == list("abcdefghij")
 
 
 def test_runner_takes_any_batch_size(exported, trained_fusion, digit_images):
@@ -109,23 +83,6 @@ def test_weights_alone_are_in_the_file(exported, trained_fusion):
     assert shapes == sorted(tuple(weight.shape) for weight in trained_fusion.weights)
     others = {name for name, _ in stored if not name.startswith("model_variables")}
     assert others == {"_CHECKPOINTABLE_OBJECT_GRAPH"}
-
-
-def test_noise_at_inference_goes_with_the_model(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 1)).astype("float32")
-    keras.utils.set_random_seed(0)
-    backbone = kd.DPViTBackbone(
-        (4, 4, 1),
-        patch_size=2,
-        hidden_dim=8,
-        num_heads=2,
-        attention_noise_stddev=0.1,
-        noise_at_inference=True,
-    )
-    kd.export.saved_model(kd.DPViTClassifier(backbone, 3), tmp_path / "1")
-    runner = SavedModelRunner(tmp_path / "1")
-    first, second = (runner.predict(images)["probabilities"] for _ in range(2))
-    assert np.abs(first - second).max() > 1e-4
 
 
 def test_existing_target_is_refused_and_untouched(exported, trained_fusion, file_digests):
@@ -187,18 +144,47 @@ def test_foreign_saved_model_is_refused(tmp_path):
         SavedModelRunner(tmp_path)
 
 
-def test_signature_says_what_serving_expects(exported):
-    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
-    _, inputs = signature.structured_input_signature
-    assert inputs["images"].shape.as_list() == [None, 8, 8, 1]
-    assert inputs["images"].dtype == tf.float32
-    outputs = {name: spec.dtype.name for name, spec in signature.structured_outputs.items()}
-    assert json.dumps(outputs, sort_keys=True) == json.dumps(
-        {
-            "class_id": "int64",
-            "label": "string",
-            "member_probabilities": "float32",
-            "probabilities": "float32",
-            "weights": "float32",
-        }
-    )
+ANSWER = {"class_id": "int64", "label": "string", "probabilities": "float32"}
+FUSED = {**ANSWER, "weights": "float32"}
+
+
+def described(directory):
+    """Inputs and outputs of each signature, as name to (dtype, shape) and name to dtype."""
+    found = {}
+    for name, signature in tf.saved_model.load(str(directory)).signatures.items():
+        _, inputs = signature.structured_input_signature
+        given = {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in inputs.items()}
+        returned = {key: spec.dtype.name for key, spec in signature.structured_outputs.items()}
+        found[name] = given, returned
+    return found
+
+
+def test_signatures_say_what_serving_expects(exported):
+    shape = [None, 8, 8, 1]
+    assert described(exported) == {
+        "serving_default": ({"images": ("float32", shape)}, FUSED),
+        "serving_uint8": ({"images": ("uint8", shape)}, FUSED),
+        "serving_bytes": ({"image_bytes": ("string", [None])}, FUSED),
+        "member_probabilities": (
+            {"images": ("float32", shape)},
+            {"member_probabilities": "float32", "weights": "float32"},
+        ),
+        "class_names": ({"class_id": ("int64", [None])}, {"class_name": "string"}),
+    }
+
+
+def test_a_model_of_two_channels_takes_no_picture_files(tmp_path):
+    backbone = kd.DPViTBackbone((4, 4, 2), patch_size=2, hidden_dim=4, num_heads=2)
+    kd.export.saved_model(kd.DPViTClassifier(backbone, 3), tmp_path / "1")
+    found = described(tmp_path / "1")
+    assert set(found) == {"serving_default", "serving_uint8", "class_names"}
+    assert found["serving_uint8"] == ({"images": ("uint8", [None, 4, 4, 2])}, ANSWER)
+    with pytest.raises(InputError, match=r"takes no picture files.* 2 channels"):
+        SavedModelRunner(tmp_path / "1").predict_files([b"x"])
+
+
+def test_network_is_in_the_file_once(exported, trained_members, tmp_path):
+    # Five signatures share it: another copy of a member is as large as a member's export.
+    kd.export.saved_model(trained_members[0], tmp_path / "1")
+    sizes = [(d / "saved_model.pb").stat().st_size for d in (exported, tmp_path / "1")]
+    assert sizes[0] < 2.5 * sizes[1]

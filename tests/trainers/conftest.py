@@ -1,5 +1,6 @@
 """Running the programs as a user types them, and data for them to read."""
 
+import importlib.util
 import os
 import pathlib
 import struct
@@ -67,3 +68,13 @@ def write_images():
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def serving_server():
+    """The module beside this one: a stand-in for TensorFlow Serving."""
+    path = pathlib.Path(__file__).with_name("serving_server.py")
+    spec = importlib.util.spec_from_file_location("serving_server", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

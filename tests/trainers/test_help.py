@@ -29,6 +29,18 @@ FLAGS = {
         "output",
         "seed",
     ],
+    "export": [
+        "calibration",
+        "class_names",
+        "model",
+        "noise_at_inference",
+        "quantize",
+        "run",
+        "saved_model",
+        "tflite",
+    ],
+    "predict": ["image", "json", "saved_model", "timeout", "top", "url"],
+    "verify": ["images", "json", "keras", "saved_model", "tflite"],
     "evaluate": ["data_dir", "dataset", "image_size", "json", "saved_model", "tflite"],
 }
 

@@ -12,6 +12,10 @@ from keras_dpvit.privacy.ledger import ledger_from_dict
 pytestmark = pytest.mark.slow
 
 FILES = {
+    "assets.extra/privacy_card.json",
+    "assets.extra/provenance.json",
+    "assets.extra/tf_serving_warmup_requests",
+    "assets/class_names.txt",
     "fingerprint.pb",
     "model.keras",
     "model.tflite",
@@ -94,6 +98,17 @@ def test_card_is_the_budget_and_the_data(first, place):
     assert card["dataset"]["num_test_examples"] == 360
     assert [m["steps"] for m in card["mechanism"]] == [12, 12]  # ceil(2 * 1437 / 256)
     assert ledger_from_dict(card["ledger"]).epsilon(1e-4) == card["epsilon"]["rdp"]
+
+
+def test_saved_model_has_the_card_and_the_class_names(first, place):
+    directory = place / "out/digits/1"
+    card = (directory / "privacy_card.json").read_bytes()
+    assert (directory / "assets.extra/privacy_card.json").read_bytes() == card
+    names = (directory / "assets/class_names.txt").read_text().splitlines()
+    assert names == read_json(directory / "privacy_card.json")["dataset"]["class_names"]
+    provenance = read_json(directory / "assets.extra/provenance.json")
+    assert provenance["model"]["members"][0]["preset"] == "dpvit_tiny_8"
+    assert [plan["num_examples"] for plan in provenance["plan"]] == [1437]
 
 
 def test_keras_file_is_the_fused_model(first, place, digit_images):

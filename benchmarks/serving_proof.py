@@ -1,0 +1,208 @@
+r"""Two proofs of a fused SavedModel, on Fashion-MNIST: alone in a process, and under many threads.
+
+The first loads it where Keras and this package cannot be imported and compares every signature
+with the Keras model. The second serves it by the tests' stand-in for TensorFlow Serving
+(`tests/trainers/serving_server.py`) to threads that mix good requests with malformed ones: each
+good one must be answered with the Keras model's numbers, each bad one with a 4xx and a reason.
+
+Examples:
+  python -m benchmarks.serving_proof
+  python -m benchmarks.serving_proof --json --output=docs/results/serving_proof.json
+"""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks import serving_requests, tf_only
+from benchmarks.fused_pair import fused_pair
+from benchmarks.reports import checked_output, machine
+from keras_dpvit import _validate
+from trainers import _cli
+
+FLAGS = flags.FLAGS
+
+_HERE = pathlib.Path(__file__).parent
+_SERVER = _HERE.parent / "tests" / "trainers" / "serving_server.py"
+_TRAINED_ON = 4000
+
+
+def alone(model: Any, names: list[str], directory: pathlib.Path, images: np.ndarray) -> Any:
+    """Runs an export in a TensorFlow-only process and compares it with the Keras model.
+
+    Args:
+        model: the `FusedClassifier`.
+        names: its class names.
+        directory: its SavedModel.
+        images: uint8 `(n, height, width, channels)`.
+
+    Returns:
+        A JSON-able dict: the largest differences by output, how many labels are right.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        given, answers = pathlib.Path(place, "images.npy"), pathlib.Path(place, "answers.npz")
+        np.save(given, images)
+        script = [sys.executable, tf_only.__file__, str(directory), str(given), str(answers)]
+        result = subprocess.run(script, capture_output=True, text=True, cwd=place, timeout=600)
+        if result.returncode:
+            raise RuntimeError(result.stderr)
+        with np.load(answers) as loaded:
+            found = dict(loaded)
+    expected = model.predict(images.astype("float32"), batch_size=250, verbose=0)
+    same = {
+        "probabilities": "probabilities",
+        "weights": "weights",
+        "serving_uint8/probabilities": "probabilities",
+        "serving_bytes/probabilities": "probabilities",
+        "member_probabilities/member_probabilities": "member_probabilities",
+        "member_probabilities/weights": "weights",
+    }
+    best = expected["probabilities"].argmax(axis=1)
+    labels = np.array(names)[best]
+    return {
+        "printed": result.stdout.strip(),
+        "num_images": len(images),
+        "classes_predicted": len(set(best.tolist())),
+        "largest_difference": {
+            name: float(np.abs(found[name] - expected[key]).max()) for name, key in same.items()
+        },
+        "labels_right": int((found["label"] == labels).sum()),
+        "labels_right_of_files": int((found["serving_bytes/label"] == labels).sum()),
+        "class_names_right": found["class_names"].tolist() == names,
+    }
+
+
+def load(url: str, requests: list[Any], threads: int) -> dict[str, Any]:
+    """Sends requests from many threads and judges every answer.
+
+    Args:
+        url: of the model.
+        requests: as from `serving_requests.mixed_requests`.
+        threads: int.
+
+    Returns:
+        A JSON-able dict: numbers of requests sent, right, wrong and lost, with the first reasons.
+    """
+    verdicts: list[str | None] = [None] * len(requests)
+
+    def send(first: int) -> None:
+        with serving_requests.Connection(url) as connection:
+            for number in range(first, len(requests), threads):
+                verdicts[number] = requests[number].judge(*connection.send(requests[number]))
+
+    workers = [threading.Thread(target=send, args=(first,)) for first in range(threads)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    seconds = time.perf_counter() - start
+    counts: dict[str, int] = {}
+    for request in requests:
+        counts[request.kind] = counts.get(request.kind, 0) + 1
+    wrong = [
+        f"{request.kind}: {verdict}"
+        for request, verdict in zip(requests, verdicts, strict=True)
+        if verdict not in (None, "")
+    ]
+    return {
+        "threads": threads,
+        "requests": len(requests),
+        "good": sum(request.is_good for request in requests),
+        "bad": sum(not request.is_good for request in requests),
+        "judged_right": verdicts.count(""),
+        "judged_wrong": len(wrong),
+        "lost": verdicts.count(None),
+        "first_wrong": wrong[:5],
+        "seconds": round(seconds, 2),
+        "kinds": counts,
+    }
+
+
+def server_module() -> Any:
+    """The stand-in for TensorFlow Serving, which lies among the tests."""
+    spec = importlib.util.spec_from_file_location("serving_server", _SERVER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prove(images: int, threads: int, requests: int) -> dict[str, Any]:
+    """Both proofs of one model, briefly trained on public data."""
+    import keras_dpvit as kd
+
+    model = fused_pair(_TRAINED_ON)
+    data = kd.datasets.load("fashion_mnist")
+    names = list(data.class_names)
+    held_out = data.x_test[:images]
+    with tempfile.TemporaryDirectory() as place:
+        directory = pathlib.Path(place, "fmnist", "1")
+        kd.export.saved_model(model, directory, class_names=names)
+        parity = alone(model, names, directory, held_out)
+        mixed = serving_requests.mixed_requests(model, names, held_out, requests)
+        with server_module().ServingServer({"fmnist": directory.parent}) as server:
+            served = load(server.rest_url("fmnist"), mixed, threads)
+    largest = max(parity["largest_difference"].values())
+    right = parity["labels_right"] == parity["labels_right_of_files"] == len(held_out)
+    return {
+        "tf_only": parity,
+        "load": served,
+        "bars": {
+            "differences_at_most_1e-5": largest <= 1e-5,
+            "labels_right": right and parity["class_names_right"],
+            "every_request_judged_right": served["judged_right"] == requests,
+        },
+    }
+
+
+def define_flags() -> None:
+    """In a function, for programs of one test run have flags of the same names."""
+    flags.DEFINE_bool("json", False, "Prints JSON.")
+    flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
+    flags.DEFINE_integer("images", 1000, "Held-out images of Fashion-MNIST that are compared.")
+    flags.DEFINE_integer("threads", 32, "Threads that send requests.")
+    flags.DEFINE_integer("requests", 2000, "Requests that they send together.")
+
+
+def main() -> None:
+    """Proves, prints, writes."""
+    _validate.positive_int(images=FLAGS.images)
+    _validate.positive_int(threads=FLAGS.threads)
+    _validate.positive_int(requests=FLAGS.requests)
+    output = checked_output(FLAGS.output)
+    facts = machine()
+    _cli.start_tensorflow()
+    with _cli.quiet_stderr():
+        found = prove(FLAGS.images, FLAGS.threads, FLAGS.requests)
+    report = {"benchmark": "serving_proof", "machine": facts, **found}
+    text = json.dumps(report, indent=2)
+    if output is not None:
+        output.write_text(text + "\n", encoding="utf-8")
+    if FLAGS.json:
+        print(text)
+        return
+    for name, difference in report["tf_only"]["largest_difference"].items():
+        print(f"{name:42}  within {difference:.1e}")
+    served = report["load"]
+    print(
+        f"{served['good']} good and {served['bad']} bad requests by {served['threads']} threads: "
+        f"{served['judged_right']} right, {served['judged_wrong']} wrong, {served['lost']} lost"
+    )
+    for name, holds in report["bars"].items():
+        print(f"{name:42}  {'holds' if holds else 'does not hold'}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    _cli.run(main)

@@ -1,0 +1,170 @@
+"""The words of docs/threat_model.md, around figures that benchmarks.threat_model measured."""
+
+from typing import Any
+
+from keras_dpvit.attacks.trials import BROKEN_SSIM
+
+Groups = dict[str, dict[str, Any]]
+
+_NAMES = {
+    "vit_block": "`ViTBlockCipher`",
+    "le": "`LearnableEncryption`",
+    "ele": "`ExtendedLearnableEncryption`",
+    "etc": "`EncryptionThenCompression`",
+    "pe": "`PixelEncryption`",
+}
+_TITLES = {
+    "photographs": "Photographs at 224x224, blocks of 16",
+    "fashion_mnist": "Fashion-MNIST's test images, stretched to 224x224, blocks of 16",
+    "small_photographs": "Photographs at 32x32, blocks of 4",
+    "weights": "Weights",
+}
+_ATTACKERS = ("ciphertext only", "known plaintext", "chosen plaintext", "model holder")
+
+_HEAD = """# Threat model of the image ciphers
+
+<!-- Written by `python -m benchmarks.threat_model` from docs/results/attack_*.json; do not edit. -->
+
+**These ciphers are visual obfuscation, not confidentiality.** They hide images from somebody who
+looks at them. They do not hide them from somebody who attacks them: below, keys are recovered from
+ciphertexts alone, from known images and from chosen ones. Do not use them to meet a legal or
+contractual duty of confidentiality. What is made for that: trusted execution environments,
+homomorphic encryption, secure multi-party computation.
+
+Whatever the attack, the ciphers never hide labels, the number of images, which images are equal,
+and file names unless they are hashed. They do not protect against changes to the images either.
+
+![A photograph, its ciphertext, and what two ciphertexts gave back](figures/attack.png)
+
+*The ViT cipher: a photograph, its ciphertext, and what correlation and jigsaw made of this ciphertext
+and one more under the same key, without the key. Photograph: NASA.*
+
+## Who can do what
+
+"Exact" counts keys that were recovered without one error, out of all that were tried. A scheme
+counts as **broken** by an attack if the median SSIM of what was recovered is above
+{bar} or most keys were exact; nobody has set such a threshold before, so judge by the figures. "Not
+broken" means by these attacks of ours and nothing more. SSIM is that of a 7x7 window.
+"""
+
+_LEGEND = """
+* *Casual viewer*: looks at the ciphertexts; the figure is their own SSIM with the plain images.
+* *Ciphertext only*: feature reconstruction (FR) on any scheme, correlation and jigsaw on the ViT
+  cipher, each with the number of ciphertexts that it saw under one key.
+* *Known plaintext*: has some images both plain and encrypted. *Chosen plaintext*: has images of its
+  choice encrypted, one to four here. Both are scored on images that they did not have.
+* *Model holder*: has a model whose weights the key was taken into (see
+  [keyed_models.md](keyed_models.md)), and the weights from which it was made.
+
+## What was not measured
+
+* Attacks by trained networks (GANs, image transformation networks), which the literature reports to
+  be strong on `LearnableEncryption`, and jigsaw solvers on `EncryptionThenCompression`, which it
+  reports to restore both of its modes. "Not broken" in the table says nothing about these.
+* Ciphertexts that went through lossy compression, and the ViT cipher's options `unit="patch"` and
+  `channels="independent"` against correlation and jigsaw.
+* Fine-tuned checkpoints: drift is Gaussian noise on Gaussian weights in the shapes of ViT-Tiny/16.
+"""
+
+
+def page(groups: Groups) -> str:
+    """The whole page.
+
+    Args:
+        groups: what `benchmarks.threat_model.measure` returned, by name.
+    """
+    parts = [_HEAD.format(bar=BROKEN_SSIM), _matrix(groups), _LEGEND, "\n## All measurements\n"]
+    for name, title in _TITLES.items():
+        parts.append(_section(title, groups[name]))
+    names = ", ".join(groups["photographs"]["photographs"])
+    parts.append(
+        "\nPhotographs come with scikit-image and scikit-learn: "
+        f"{names}. Each key has random pieces of different ones; 32x32 ones are 224x224 pieces "
+        "shrunk by averaging. All keys are fresh.\n"
+    )
+    return "\n".join(parts)
+
+
+def _matrix(groups: Groups) -> str:
+    heads = ["scheme", "casual viewer", *_ATTACKERS]
+    lines = [_row(heads), _row(["---"] * len(heads))]
+    for scheme, name in _NAMES.items():
+        home = groups["photographs" if scheme == "vit_block" else "small_photographs"]["rows"]
+        rows = [r for r in home if r["scheme"] == scheme]
+        if scheme == "vit_block":
+            rows = rows + groups["weights"]["rows"]
+        seen = next(r for r in rows if "ssim_uniform7_ciphertext" in r)
+        cells = [name, f"SSIM {seen['ssim_uniform7_ciphertext']['median']:.2f}"]
+        for attacker in _ATTACKERS:
+            cells.append(_cell([r for r in rows if r["attacker"] == attacker]))
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def _cell(rows: list[dict[str, Any]]) -> str:
+    """The verdict and the figures of an attacker's every attack."""
+    if not rows:
+        return "does not apply"
+    # Options that weaken a scheme are told, but do not decide over its usual form.
+    broken = any(row["broken"] for row in rows if not row["options"])
+    verdict = "**broken**" if broken else "not broken"
+    return f"{verdict}: " + "; ".join(_told(row) for row in rows)
+
+
+def _told(row: dict[str, Any]) -> str:
+    if "drift" in row:
+        return f"drift {row['drift']:g}: exact {_exact(row)}"
+    used = f"{row['images_used']:g}"
+    images = f"{used} image" if used == "1" else f"{used} images"
+    words = {"fr": "FR", "fr_advanced": "advanced FR", "correlation_jigsaw": "jigsaw"}
+    told = f"SSIM {row['ssim_uniform7']['median']:.2f}"
+    if "exact_keys" in row:
+        told = f"exact {_exact(row)}, {told}"
+    name = words.get(row["attack"])
+    options = "".join(f" with `{k}={v}`" for k, v in row["options"].items())
+    if options and row["broken"]:
+        told += ", **broken**"
+    return f"{name}{options}, {images}: {told}" if name else f"{images}{options}: {told}"
+
+
+def _exact(row: dict[str, Any]) -> str:
+    return f"{round(row['exact_keys'] * row['keys'])}/{row['keys']}"
+
+
+def _section(title: str, group: dict[str, Any]) -> str:
+    heads = ["scheme", "attack", "images", "exact keys", "key right", "SSIM 7x7 median (mean)"]
+    heads += ["SSIM 11x11 median", "ciphertext 7x7 / 11x11", "s/key"]
+    lines = [f"### {title}\n", f"`{group['command']}`\n", _row(heads), _row(["---"] * len(heads))]
+    for row in group["rows"]:
+        options = "".join(f", {k}={v}" for k, v in row["options"].items())
+        drift = f", drift {row['drift']:g}" if "drift" in row else ""
+        ciphertext = [row[f"ssim_{w}_ciphertext"]["median"] for w in ("uniform7", "gaussian11")]
+        lines.append(
+            _row(
+                [
+                    row["scheme"] + options,
+                    row["attack"] + drift,
+                    f"{row['images_used']:g}",
+                    _exact(row) if "exact_keys" in row else "",
+                    _share(row),
+                    f"{row['ssim_uniform7']['median']:.3f} ({row['ssim_uniform7']['mean']:.3f})",
+                    f"{row['ssim_gaussian11']['median']:.3f}",
+                    " / ".join(f"{value:.3f}" for value in ciphertext),
+                    f"{row['seconds']:.2f}",
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _share(row: dict[str, Any]) -> str:
+    """Mean share of the key that was recovered: blocks and pixels, or places of the map."""
+    if "map_right" in row:
+        return f"{row['map_right']['mean']:.1%}"
+    if "blocks_right" not in row:
+        return ""
+    return f"K1 {row['blocks_right']['mean']:.1%}, K2 {row['pixels_right']['mean']:.1%}"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,167 @@
+r"""Labels the frames of a folder, a video or a camera by a TFLite file, with LiteRT.
+
+Needs LiteRT, numpy, Pillow and, for videos, cameras and annotated frames, OpenCV (headless will
+do); neither TensorFlow nor Keras. Frames are converted and resized as in training. Each picture of
+a folder has a line; of a video or camera, one line runs along. Ctrl-C ends a camera.
+
+Examples:
+  python -m trainers.edge --model=fmnist.tflite --source=photos
+  python -m trainers.edge --model=fmnist.tflite --source=clip.mp4 --output=labelled.mp4
+  python -m trainers.edge --model=fmnist.tflite --source=0 --threads=4 --limit=300
+  python -m trainers.edge --model=fmnist.tflite --source=photos --output=labelled --json
+"""
+
+import collections
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
+from trainers import _annotated, _cli, _frames
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "A TFLite file that this package wrote.")
+flags.DEFINE_string(
+    "source", None, "A folder of PNG or JPEG files, a video file, or a camera's number."
+)
+flags.DEFINE_integer("threads", 2, "Threads of LiteRT; another one reads the frames.")
+flags.DEFINE_string(
+    "output", None, "New folder for annotated frames (PNG), or a new .mp4 or .avi file."
+)
+flags.DEFINE_integer("limit", None, "Frames at the most.")
+flags.DEFINE_bool("json", False, "Prints one JSON object at the end, and nothing else.")
+
+_LINES_PER_SECOND = 5  # of the running line
+
+
+@dataclasses.dataclass
+class Run:
+    """What was seen so far.
+
+    Attributes:
+        frames: one dict a frame, with "frame", "label", "class_id" and "probability".
+        inference_seconds: what LiteRT took for each.
+        seconds: from the first frame on, reading and writing included.
+    """
+
+    frames: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    inference_seconds: list[float] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and rates, JSON-able."""
+        number = len(self.frames)
+        return {
+            "num_frames": number,
+            "frames_per_second": number / self.seconds if self.seconds else None,
+            "inference_ms_median": 1e3 * float(np.median(self.inference_seconds or [0.0])),
+            "labels": dict(collections.Counter(frame["label"] for frame in self.frames)),
+        }
+
+
+class Printer:
+    """Tells of each frame: a line each, or one that runs along."""
+
+    def __init__(self, running: bool) -> None:
+        self._running = running
+        self._on_terminal = sys.stdout.isatty()
+        self._last = -1.0
+
+    def tell(self, frame: dict[str, Any]) -> None:
+        """Prints a frame's line, of a stream only every so often."""
+        line = f"{frame['frame']:30} {frame['label']:20} {frame['probability']:.3f}"
+        if not self._running:
+            print(line, flush=True)
+            return
+        now = time.monotonic()
+        if now - self._last < 1 / _LINES_PER_SECOND:
+            return
+        self._last = now
+        print(line, end="\r" if self._on_terminal else "\n", flush=True)
+
+
+def _check_flags() -> None:
+    for name in ("model", "source"):
+        if not FLAGS[name].value:
+            raise InputError(f"Give --{name}; --help shows what it may be.")
+    _validate.positive_int(threads=FLAGS.threads)
+    if FLAGS.limit is not None:
+        _validate.positive_int(limit=FLAGS.limit)
+
+
+def label_frames(
+    runner: Any, source: _frames.Source, annotated: Any, printer: Printer | None, limit: int | None
+) -> Run:
+    """Runs every frame; Ctrl-C ends the run as the end of the source does.
+
+    Args:
+        runner: a `TFLiteRunner`.
+        source: where frames come from.
+        annotated: `AnnotatedFrames` or None.
+        printer: who tells of each frame, or None.
+        limit: int or None, frames at the most.
+    """
+    run = Run()
+    start = time.perf_counter()
+    frames = _frames.read_ahead(source, runner.image_shape, annotated is not None, limit)
+    try:
+        for frame in frames:
+            begun = time.perf_counter()
+            outputs = runner.predict(frame.pixels[None])
+            run.inference_seconds.append(time.perf_counter() - begun)
+            class_id = int(outputs["class_id"][0])
+            found = {
+                "frame": frame.name,
+                "label": runner.label(class_id),
+                "class_id": class_id,
+                "probability": float(outputs["probabilities"][0, class_id]),
+            }
+            run.frames.append(found)
+            if annotated is not None:
+                annotated.add(frame, f"{found['label']} {found['probability']:.2f}")
+            if printer is not None:
+                printer.tell(found)
+            run.seconds = time.perf_counter() - start
+    except KeyboardInterrupt:
+        if source.kind != "camera":
+            raise
+    finally:
+        frames.close()
+    return run
+
+
+def main() -> None:
+    """Opens model and source, runs, prints."""
+    _check_flags()
+    output = None if FLAGS.output is None else _annotated.check_output(FLAGS.output)
+    from keras_dpvit.edge import TFLiteRunner
+
+    with _cli.quiet_stderr():  # both announce themselves there
+        runner = TFLiteRunner(FLAGS.model, FLAGS.threads)
+        if runner.image_shape[-1] not in (1, 3):
+            raise InputError(f"{FLAGS.model} takes images of {runner.image_shape[-1]} channels.")
+        source = _frames.open_source(FLAGS.source)
+    printer = None if FLAGS.json else Printer(running=source.kind != "folder")
+    with _cli.quiet_stderr(), _annotated.writing(output, source.rate) as annotated:
+        run = label_frames(runner, source, annotated, printer, FLAGS.limit)
+    summary = run.summary()
+    if FLAGS.json:
+        facts = {"model": FLAGS.model, "source": FLAGS.source, "threads": FLAGS.threads}
+        print(json.dumps({**facts, **summary, "frames": run.frames}, indent=2))
+        return
+    print(
+        f"\n{summary['num_frames']} frames, {summary['frames_per_second'] or 0:.1f} a second; "
+        f"LiteRT {summary['inference_ms_median']:.2f} ms a frame with {FLAGS.threads} threads"
+    )
+    for label, count in sorted(summary["labels"].items(), key=lambda item: -item[1]):
+        print(f"  {label:20} {count}")
+
+
+if __name__ == "__main__":
+    _cli.run(main)

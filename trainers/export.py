@@ -1,0 +1,170 @@
+r"""Writes a trained model as a SavedModel for TensorFlow Serving, as a TFLite file, or both.
+
+The model is a `.keras` file of this package (a classifier, a fused model, one made private), or the
+directory of a run, whose class names and data set then go along.
+
+Examples:
+  python -m trainers.export --run=savedmodels/fmnist --saved_model=served/fmnist/1
+  python -m trainers.export --model=fused.keras --class_names=cat,dog --saved_model=served/pets/1 \
+      --tflite=pets.tflite --quantize=float16
+  python -m trainers.export --run=savedmodels/fmnist/2 --tflite=fmnist.tflite --quantize=int8
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from keras_dpvit.errors import InputError
+from trainers import _cli, _models, _pictures
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", None, "A .keras file.")
+flags.DEFINE_string(
+    "run", None, "A version directory of a run, or a base whose newest is taken; not with --model."
+)
+flags.DEFINE_string(
+    "saved_model", None, "A new directory for a SavedModel; for TF Serving, NAME/VERSION."
+)
+flags.DEFINE_string("tflite", None, "A TFLite file to write; a file of that name is replaced.")
+flags.DEFINE_enum(
+    "quantize",
+    "none",
+    ["none", "float16", "dynamic", "int8"],
+    "Of the TFLite file: half-precision weights, 8-bit weights, or all in 8 bits.",
+)
+flags.DEFINE_string(
+    "calibration",
+    None,
+    "A folder of public PNG or JPEG files for --quantize=int8 (default: made-up images). Their "
+    "activations' ranges are written into the file, so they must not be private.",
+)
+flags.DEFINE_list("class_names", None, "Names in the order of the classes (default: the run's).")
+flags.DEFINE_bool(
+    "noise_at_inference",
+    None,
+    "Whether the layers' noise is drawn on every request (default: as the model was made).",
+)
+
+_KERAS_NAME = "model.keras"
+_CARD_NAME = "privacy_card.json"
+
+
+def _check_flags() -> None:
+    """What can be refused before TensorFlow starts."""
+    if (FLAGS.model is None) == (FLAGS.run is None):
+        raise InputError("Give one of --model=FILE.keras and --run=DIR.")
+    if FLAGS.saved_model is None and FLAGS.tflite is None:
+        raise InputError("Give --saved_model=DIR, --tflite=FILE, or both.")
+    if FLAGS.tflite is None and FLAGS.quantize != "none":
+        raise InputError("quantize is for TFLite: give --tflite=FILE.")
+    if FLAGS.calibration is not None and FLAGS.quantize != "int8":
+        raise InputError("calibration is for --quantize=int8 alone.")
+    for name in ("saved_model", "tflite"):
+        if FLAGS[name].value is not None:
+            _check_place(name, FLAGS[name].value)
+    if FLAGS.model is not None:
+        _models.check_model_file(FLAGS.model)
+
+
+def _check_place(name: str, value: str) -> None:
+    place = pathlib.Path(value).absolute()
+    if name == "saved_model" and place.exists():
+        raise InputError(f"{value} exists already: nothing is written over an export.")
+    if name == "tflite" and (place.is_dir() or place.suffix != ".tflite"):
+        raise InputError(f"tflite must be a file ending in .tflite, got {value!r}.")
+    parent = place.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{name} must be in a directory that can be written, got {value!r}.")
+
+
+def _run_directory() -> pathlib.Path:
+    """The version of the run that is converted."""
+    base = pathlib.Path(FLAGS.run)
+    versions = [p for p in base.glob("*") if p.name.isdecimal() and (p / _KERAS_NAME).is_file()]
+    if (base / _KERAS_NAME).is_file():
+        return base
+    if not versions:
+        raise InputError(f"run must be a directory with {_KERAS_NAME}, got {FLAGS.run!r}.")
+    return max(versions, key=lambda p: int(p.name))
+
+
+def _dataset(directory: pathlib.Path) -> dict[str, Any]:
+    """What the run's card says of its data set."""
+    from keras_dpvit.export.files import read_json
+
+    card = directory / _CARD_NAME
+    dataset = read_json(card).get("dataset", {}) if card.is_file() else {}
+    return dataset if isinstance(dataset, dict) else {}
+
+
+def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
+    """The images of --calibration, or made-up ones; None where none are needed."""
+    if FLAGS.quantize != "int8":
+        return None
+    from keras_dpvit.datasets.image_folder import read_image
+    from keras_dpvit.export import synthetic_images
+
+    if FLAGS.calibration is None:
+        return np.asarray(synthetic_images(image_shape))
+
+    paths = _pictures.picture_files([FLAGS.calibration], "calibration")
+    for path in paths:
+        _pictures.read_picture(path, "calibration")
+    if image_shape[-1] not in (1, 3):
+        raise InputError(f"calibration cannot be pictures for {image_shape[-1]} channels.")
+    return np.stack([read_image(path, image_shape) for path in paths])
+
+
+def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]]:
+    from keras_dpvit import export
+    from keras_dpvit.export import warmup
+
+    card = export.privacy_card(model, dataset=dataset) if hasattr(model, "privacy_ledger") else None
+    options = {
+        "class_names": FLAGS.class_names or dataset.get("class_names"),
+        "noise_at_inference": FLAGS.noise_at_inference,
+        "card": card,
+    }
+    calibration = _calibration(tuple(model.input_shape[1:]))
+    written = []
+    if FLAGS.saved_model is not None:
+        requests = warmup.is_available()
+        with _cli.quiet_stderr():
+            export.saved_model(model, FLAGS.saved_model, warmup_requests=requests, **options)
+        written.append(("SavedModel", pathlib.Path(FLAGS.saved_model)))
+        if not requests:
+            print(f"{warmup.MISSING}.")
+    if FLAGS.tflite is not None:
+        quantize = None if FLAGS.quantize == "none" else FLAGS.quantize
+        with _cli.quiet_stderr():
+            export.tflite(
+                model, FLAGS.tflite, quantize=quantize, calibration=calibration, **options
+            )
+        written.append(("TFLite", pathlib.Path(FLAGS.tflite)))
+    return written
+
+
+def _size(path: pathlib.Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def main() -> None:
+    """Loads, writes, and prints what was written."""
+    _check_flags()
+    path = pathlib.Path(FLAGS.model) if FLAGS.run is None else _run_directory() / _KERAS_NAME
+    _cli.start_tensorflow()
+    dataset = {} if FLAGS.run is None else _dataset(path.parent)
+    with _cli.quiet_stderr():
+        model = _models.load_any(str(path))
+    for name, place in _write(model, dataset):
+        print(f"{name:10}  {place}  {_size(place) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -1,0 +1,78 @@
+r"""Checks an exported model again, and prints a short table.
+
+It runs every signature on made-up images (and those of --images), compares the answers with each
+other and with a TFLite and a Keras file, plays the warm-up requests, works the privacy card's
+epsilon out again from its ledger, and compares the files with the digests made at the export. Exit
+status 0 if every check passes, 1 if one fails, 2 on bad input.
+
+Examples:
+  python -m trainers.verify --saved_model=savedmodels/fmnist
+  python -m trainers.verify --saved_model=savedmodels/fmnist/1 --images=photos \
+      --tflite=savedmodels/fmnist/1/model.tflite --keras=savedmodels/fmnist/1/model.keras
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from keras_dpvit.errors import InputError
+from trainers import _cli, _models, _pictures
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
+flags.DEFINE_string("tflite", None, "A TFLite file of the same model.")
+flags.DEFINE_string("keras", None, "The .keras file of the same model.")
+flags.DEFINE_string("images", None, "A PNG or JPEG file, or a folder of them, to compare on too.")
+flags.DEFINE_bool("json", False, "Prints JSON.")
+
+_RESULTS = {True: "ok", False: "FAILED", None: "not checked"}
+
+
+def main() -> None:
+    """Runs the checks, prints them, and exits with 1 if one failed."""
+    if FLAGS.saved_model is None:
+        raise InputError("--saved_model must be given: a directory with a SavedModel.")
+    if FLAGS.keras is not None:
+        _models.check_model_file(FLAGS.keras, "keras")
+    paths = [] if FLAGS.images is None else _pictures.picture_files([FLAGS.images], "images")
+    for path in paths:
+        _pictures.read_picture(path, "images")
+    _cli.start_tensorflow()
+    with _cli.quiet_stderr():
+        checks = _checks(paths)
+    if FLAGS.json:
+        print(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            print(f"{check.name:{width}}  {_RESULTS[check.passed]:11}  {check.detail}")
+    if any(check.passed is False for check in checks):
+        sys.stdout.flush()
+        sys.exit(1)
+
+
+def _checks(paths: list[pathlib.Path]) -> list[Any]:
+    from keras_dpvit.datasets.image_folder import read_image
+    from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
+    from keras_dpvit.export.verification import Verification
+
+    tflite = None if FLAGS.tflite is None else TFLiteRunner(FLAGS.tflite)
+    shape = SavedModelRunner(FLAGS.saved_model).image_shape
+    if paths and shape[-1] not in (1, 3):
+        raise InputError(f"images cannot be given to a model of {shape[-1]} channels.")
+    pictures = [(_pictures.read_picture(p, "images"), read_image(p, shape)) for p in paths]
+    verification = Verification(FLAGS.saved_model, pictures)
+    checks = list(verification.all_checks())
+    if tflite is not None:
+        checks.append(verification.tflite_check(tflite))
+    if FLAGS.keras is not None:
+        checks += verification.keras_check(_models.load_any(FLAGS.keras, "keras"))
+    return checks
+
+
+if __name__ == "__main__":
+    _cli.run(main)
