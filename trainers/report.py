@@ -1,0 +1,113 @@
+r"""Writes one self-contained HTML page about a training run.
+
+The page shows accuracy, epsilon over the steps, training curves, confusions, calibration, sample
+predictions, attention maps, the privacy statement and where the model comes from. It needs no other
+file, no network and no script; its figures stand in it as JSON too.
+
+Held-out images are printed on the page, and every figure about them is computed from them: epsilon
+protects neither. Where the images are private, --sample_images=0 leaves them (and the attention
+maps) out, and the page is still for those alone who may see such figures.
+
+Examples:
+  python -m trainers.report --run=savedmodels/demo --output=report.html
+  python -m trainers.report --run=savedmodels/fmnist/1 --max_images=2000
+  python -m trainers.report --run=savedmodels/image_folder --data_dir=photos --sample_images=0
+"""
+
+import os
+import pathlib
+import tempfile
+
+from absl import flags
+
+from keras_dpvit import _validate, datasets
+from keras_dpvit.errors import InputError
+from keras_dpvit.report import run_files
+from trainers import _cli, _flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("run", None, "A version directory, or a base whose newest version is taken.")
+flags.DEFINE_string("output", None, "The .html file to write (default: RUN_NAME-report.html here).")
+flags.DEFINE_string("data_dir", None, "Folder of the run's data, as trainers.train was given it.")
+flags.DEFINE_integer("max_images", 10_000, "Held-out images to score, spread evenly over all.")
+flags.DEFINE_integer(
+    "sample_images", 8, "Held-out images printed on the page, 0..48; 0 leaves attention maps out."
+)
+
+_MOST_SAMPLES = 48
+
+
+def _check_flags() -> run_files.RunFiles:
+    """What can be refused before TensorFlow starts; returns the run's files."""
+    if FLAGS.run is None:
+        raise InputError("--run must be given: a directory written by trainers.train.")
+    _flags.check_numbers(max_images=_validate.positive_int)
+    if not 0 <= FLAGS.sample_images <= _MOST_SAMPLES:
+        raise InputError(f"sample_images must be 0..{_MOST_SAMPLES}, got {FLAGS.sample_images}.")
+    return run_files.read_files(FLAGS.run)
+
+
+def _output(files: run_files.RunFiles) -> pathlib.Path:
+    """Where the page goes, found fit to be written."""
+    if FLAGS.output is None:
+        version = files.directory.absolute()
+        output = pathlib.Path(f"{version.parent.name}-{version.name}-report.html")
+    else:
+        output = pathlib.Path(FLAGS.output)
+    folder = output.absolute().parent
+    if (
+        output.suffix.lower() not in (".html", ".htm")
+        or output.is_dir()
+        or not folder.is_dir()
+        or not os.access(folder, os.W_OK | os.X_OK)
+    ):
+        raise InputError(
+            "output must be a file ending in .html in a directory that can be written, "
+            f"got {str(output)!r}."
+        )
+    return output
+
+
+def _load_data(files: run_files.RunFiles) -> datasets.ImageData:
+    """The run's data set, images of a folder resized as they were for the training."""
+    name = _validate.one_of(datasets.DATASETS, dataset=files.flags.get("dataset"))
+    shape = files.card["dataset"].get("image_shape") if name == "image_folder" else None
+    data = datasets.load(name, FLAGS.data_dir, image_shape=shape)
+    run_files.check_classes(files, data.class_names)
+    return data
+
+
+def _write(page: str, output: pathlib.Path) -> None:
+    """Replaces the file whole."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=output.absolute().parent, prefix=f".{output.name}-", delete=False
+        ) as partial:
+            partial.write(page.encode("utf-8", "replace"))
+        os.chmod(partial.name, 0o644)
+        os.replace(partial.name, output)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror}.") from error
+
+
+def main() -> None:
+    """Writes the page."""
+    files = _check_flags()
+    output = _output(files)
+    data = _load_data(files)
+    _cli.start_tensorflow()
+    from keras_dpvit.report.page import html_page
+    from keras_dpvit.report.predictions import predict
+
+    with _cli.quiet_stderr():
+        run = run_files.load(files)
+        held_out = predict(run, data, FLAGS.max_images)
+        page = html_page(run, held_out, FLAGS.sample_images)
+    _write(page, output)
+    print(f"{output}: {len(held_out.truth)} held-out images of {data.name}, {len(page):,} bytes.")
+    if FLAGS.sample_images:
+        print("It shows held-out images, which epsilon does not protect.")
+
+
+if __name__ == "__main__":
+    _cli.run(main)
