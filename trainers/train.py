@@ -9,6 +9,7 @@ Examples:
   python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \
       --output_dir=savedmodels/fmnist
   python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
+  python -m trainers.train --dataset=fashion_mnist --encryption_key=key.json
   python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
 """
 
@@ -20,11 +21,12 @@ from keras_dpvit import _validate
 from keras_dpvit.models.presets import preset_arguments, preset_for
 from keras_dpvit.privacy.sampling import independent_parts
 from keras_dpvit.training.fine_tuning import check_path
-from trainers import _cli, _flags
+from trainers import _cli, _flags, _hidden_images
 
 FLAGS = flags.FLAGS
 _flags.define_privacy_flags()
 _flags.define_dataset_flags()
+_hidden_images.define_flags()
 flags.DEFINE_string("preset", None, "Size of the model (default: the one for the images' size).")
 flags.DEFINE_integer("members", 2, "Models to train and fuse; 1 trains and exports one.")
 flags.DEFINE_enum(
@@ -64,6 +66,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.")
 flags.adopt_module_key_flags(_flags)  # so that --help shows them
+flags.adopt_module_key_flags(_hidden_images)
 
 
 def _check_flags() -> None:
@@ -92,6 +95,10 @@ def main() -> None:
     output_dir = _flags.output_dir()
     shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
     data = _flags.load_dataset(shape)
+    cipher = _hidden_images.load_cipher(data)
+    encryption = None
+    if cipher is not None:
+        data, encryption = _hidden_images.encrypt(data, cipher), _hidden_images.summary(cipher)
     preset = FLAGS.preset or preset_for(data.image_shape)
     parts = None
     if FLAGS.members_data == "disjoint" and FLAGS.members > 1:
@@ -104,9 +111,11 @@ def main() -> None:
 
     print(_members.describe(plans[0], data, preset, FLAGS))
     members, histories = _members.train_all(data, parts, preset, plans, FLAGS)
-    result = _export.export_and_score(members, data, histories, output_dir, FLAGS)
+    result = _export.export_and_score(members, data, histories, output_dir, FLAGS, encryption)
     print()
     print(result.card["statement"])
+    if encryption is not None:
+        print(f"Key {encryption['kid']}: {encryption['statement']}")
     print(result.table())
     sys.stdout.flush()
 

@@ -155,6 +155,7 @@ CHANGED = {
     "scattering_scales": 1,
     "conv_module": "parallel",
     "conv_filters": 5,
+    "first_attention": "self",
     "attention_noise_stddev": 0.1,
     "norm_noise_stddev": 0.2,
     "noise_at_inference": True,
@@ -262,6 +263,7 @@ def test_saved_file_gives_the_same_outputs(small_backbone, images, changes, tmp_
         ({"stage_depths": (1,) * 4}, "pool_size=2 must not exceed the 1 tokens pooled"),
         ({"pool_padding": 2}, "padding must be 0..1"),
         ({"input_scaling": "max"}, "input_scaling must be one of image, none, range, got 'max'"),
+        ({"first_attention": "none"}, "first_attention must be one of self, threshold, got 'none'"),
         ({"conv_filters": 0}, "conv_filters must be a whole number above 0"),
         ({"features": "edges"}, "features must be one of pixels, scattering, got 'edges'"),
         (

@@ -1,0 +1,135 @@
+r"""Audits epsilon: plants canaries in one training, or attacks one step, and bounds epsilon below.
+
+One run (Steinke, Nasr, Jagielski 2023): each canary is put into the training data by a fair coin
+of its own, a model is trained by plain `model.fit`, and the program guesses the coins. The more
+guesses are right, the larger epsilon must be. --attack=step instead releases the first step many
+times with and without one record.
+
+Exit status 0 if the lower bound does not exceed what is claimed, 1 if it does, 2 on bad input. A
+bound below the claim does not prove the claim.
+
+Examples:
+  python -m trainers.audit --dataset=fashion_mnist --epsilon=2 --delta=1e-5 --canaries=1000 \
+      --model=linear --output=audit.json
+  python -m trainers.audit --dataset=fashion_mnist --score=loss --canary=mislabelled --epochs=40
+  python -m trainers.audit --dataset=digits --canaries=500 --mechanism=no_noise
+  python -m trainers.audit --dataset=fashion_mnist --attack=step --mechanism=as_published
+"""
+
+import sys
+
+from absl import flags
+
+from keras_dpvit import _validate
+from keras_dpvit.attacks.canaries import KINDS
+from keras_dpvit.attacks.one_run_audit import check_guesses
+from keras_dpvit.errors import InputError
+from trainers import _audit, _cli, _flags
+
+FLAGS = flags.FLAGS
+_flags.define_privacy_flags()
+_flags.define_dataset_flags()
+flags.FLAGS.set_default("epsilon", 2.0)
+flags.DEFINE_enum(
+    "mechanism",
+    "certified",
+    _audit.MECHANISMS,
+    "certified: a plan for --epsilon. as_published: the paper's formulas with the noise that would "
+    "cost --epsilon if they were right. no_noise: a certified plan without its noise; the audit "
+    "must find it out, or it finds nothing.",
+)
+flags.DEFINE_enum(
+    "attack", "one_run", ["one_run", "step"], "Canaries in one training, or one step many times."
+)
+flags.DEFINE_integer("canaries", 1000, "Canaries that have a coin; even.")
+flags.DEFINE_enum("canary", "noise", KINDS, "Images of random pixels, or real ones mislabelled.")
+flags.DEFINE_enum(
+    "score",
+    "gradient",
+    ["gradient", "loss"],
+    "gradient: white box, every noisy sum (SGD). loss: black box, first and last weights (Adam).",
+)
+flags.DEFINE_enum(
+    "model",
+    "vit",
+    ["vit", "linear"],
+    "The DP-ViT for the images' size, or softmax regression on pixels, in which noise canaries "
+    "have next to nothing in common: the sharper audit.",
+)
+flags.DEFINE_list(
+    "guesses",
+    None,
+    "Even numbers of guesses, half of each 'in' (default: a fifth and half of the canaries). The "
+    "best counts, at a confidence corrected for their number.",
+)
+flags.DEFINE_integer(
+    "num_examples", None, "Other records (default: 1000 or what there is; 20 for --attack=step)."
+)
+flags.DEFINE_integer("trials", 20000, "With --attack=step: releases on each side; even.")
+flags.DEFINE_float("learning_rate", None, "Default: 0.05 for gradient scores, 3e-3 for loss.")
+flags.DEFINE_string("output", None, "A .json file for settings and outcome.")
+flags.DEFINE_integer("seed", None, "Repeatable run, for tests.")
+flags.adopt_module_key_flags(_flags)  # so that --help shows them
+
+
+def _check_flags() -> None:
+    """What can be refused before any data is read."""
+    _flags.check_numbers(
+        epsilon=_validate.positive,
+        delta=_validate.open_unit_interval,
+        epochs=_validate.positive,
+        batch_size=_validate.positive_int,
+        canaries=_validate.positive_int,
+        num_examples=_validate.positive_int,
+        trials=_validate.positive_int,
+        learning_rate=_validate.positive,
+    )
+    for name in ("canaries", "trials"):
+        if FLAGS[name].value % 2:
+            raise InputError(f"{name} must be even, got {FLAGS[name].value}.")
+    if FLAGS.output is not None:
+        _audit.check_output(FLAGS.output)
+    if FLAGS.attack == "step":
+        for name in ("batch_size", "epochs", "canaries", "guesses", "score", "learning_rate"):
+            if FLAGS[name].present:
+                raise InputError(
+                    f"{name} must be left out with --attack=step: it has no use there."
+                )
+        return
+    if 2 * FLAGS.canaries * FLAGS.delta >= 1:
+        raise InputError(
+            f"delta must be below 1/(2 canaries) = {1 / (2 * FLAGS.canaries):.3g}, got "
+            f"{FLAGS.delta:g}."
+        )
+    check_guesses(_guesses(), FLAGS.canaries)
+
+
+def _guesses() -> list[int]:
+    if FLAGS.guesses is None:
+        # Few guesses show most of a private training, many of one that is not.
+        return [max(2, FLAGS.canaries // part // 2 * 2) for part in (5, 2)]
+    try:
+        return [int(number) for number in FLAGS.guesses]
+    except ValueError:
+        raise InputError(
+            f"guesses must be whole numbers, got {','.join(FLAGS.guesses)!r}."
+        ) from None
+
+
+def main() -> None:
+    """Runs the audit and prints what it shows."""
+    _check_flags()
+    data = _flags.load_dataset((32, 32, 3))
+    job = _audit.Job.from_flags(FLAGS, data, _guesses())
+    _cli.start_tensorflow()
+    report = job.run()
+    print(f"\n{report.text()}")
+    sys.stdout.flush()
+    if FLAGS.output is not None:
+        report.write(FLAGS.output)
+    if report.contradicted:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _cli.run(main)
