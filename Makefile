@@ -5,15 +5,20 @@ PEERS := .venv-peers
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: demo test lint data docs peers clean help
+.PHONY: try demo test lint data docs peers clean help
 
 help:
+	@echo "make try    ask the model that ships here what is on a picture, and check its files"
 	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
 	@echo "make test   the whole test suite"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   tables and drawing of docs/model.md"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
 	@echo "make clean  remove .venv, $(PEERS) and caches"
+
+try: $(VENV)/.demo-installed
+	$(PY) -m trainers.predict --saved_model=savedmodels/fashion_mnist --image=docs/figures/trouser.png
+	$(PY) -m trainers.verify --saved_model=savedmodels/fashion_mnist
 
 demo: $(VENV)/.demo-installed
 	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 --batch_size=256 \
@@ -30,15 +35,18 @@ lint: $(VENV)/.test-installed
 docs: $(VENV)/.demo-installed
 	$(PY) docs/build.py
 
-# Fashion-MNIST is a Debian package; the tests read it from where that puts it.
+# Debian packages that the tests read (Fashion-MNIST) and open the report in (Chromium).
 data:
-	@test -d $(FASHION_MNIST) || { \
-		echo "Installing Debian's dataset-fashion-mnist for the tests"; \
+	@missing=; \
+	test -d $(FASHION_MNIST) || missing="dataset-fashion-mnist"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	test -z "$$missing" || { \
+		echo "Installing for the tests:" $$missing; \
 		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
 		$$sudo apt-get update -q && \
-		$$sudo apt-get install -q -y --no-install-recommends dataset-fashion-mnist; \
+		$$sudo apt-get install -q -y --no-install-recommends $$missing; \
 	} || { \
-		echo "Could not: install dataset-fashion-mnist, or put its four IDX files into $(FASHION_MNIST)."; \
+		echo "Could not. Install chromium, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
 		exit 1; \
 	}
 
@@ -58,7 +66,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo-installed: setup.py | $(VENV)/bin/python
-	$(PY) -m pip install -q --disable-pip-version-check -e ".[edge]"
+	$(PY) -m pip install -q --disable-pip-version-check -e ".[edge,serving]"
 	@touch $@
 
 $(VENV)/.test-installed: setup.py | $(VENV)/bin/python

@@ -10,11 +10,18 @@ VERSION = re.search(
     r'__version__ = "(.+)"', (HERE / "keras_dpvit" / "version.py").read_text("utf-8")
 ).group(1)
 
-EDGE = ["ai-edge-litert>=2.1"]
+# OpenCV from 4.12 on wants NumPy 2, which TensorFlow Privacy does not take.
+EDGE = ["ai-edge-litert>=2.1", "opencv-python-headless>=4.8,<4.12"]
 HUB = ["keras-hub==0.32.*"]
+SERVING = ["tensorflow-serving-api==2.21.*"]
+ENCRYPTION = ["cryptography>=42"]
+ATTACKS = ["scikit-image>=0.24"]
 TEST = [
     *EDGE,
     *HUB,
+    *SERVING,
+    *ENCRYPTION,
+    *ATTACKS,
     "hypothesis>=6.100",
     "mypy>=1.10",
     "pytest>=8.0",
@@ -47,5 +54,12 @@ setuptools.setup(
         "tensorflow-privacy==0.9.0",
         "tqdm>=4.60",
     ],
-    extras_require={"edge": EDGE, "hub": HUB, "test": TEST},
+    extras_require={
+        "edge": EDGE,
+        "hub": HUB,
+        "serving": SERVING,
+        "encryption": ENCRYPTION,
+        "attacks": ATTACKS,
+        "test": TEST,
+    },
 )

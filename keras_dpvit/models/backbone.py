@@ -21,8 +21,9 @@ class DPViTBackbone(keras.Model):
     """The hierarchical vision transformer of the DP-ViT paper, up to its last tokens.
 
     The first block of a stage attends by threshold attention, the others by plain self-attention
-    (eq 3). Tokens are pooled from stage to stage (`TokenMaxPooling`), and a new position table is
-    added after each pooling. There is no class token and no dropout; nothing crosses examples.
+    (eq 3; `first_attention` changes it). Tokens are pooled from stage to stage
+    (`TokenMaxPooling`), and a new position table is added after each pooling. There is no class
+    token and no dropout; nothing crosses examples.
 
     Args:
         image_shape: (height, width, channels).
@@ -51,6 +52,8 @@ class DPViTBackbone(keras.Model):
             "depthwise", at the start of each stage (`TokenDepthwiseConv`); "parallel", a branch of
             the classifier's over the same features (`ConvBranch`).
         conv_filters: int, channels of the stem's or branch's convolution.
+        first_attention: "threshold", or "self" for plain self-attention in the first block of a
+            stage too; nothing but the position table then tells places apart.
         seed: int or None, of the layers' noise.
         dtype: Keras dtype or policy.
         name, trainable: see `keras.Model`.
@@ -102,6 +105,7 @@ class DPViTBackbone(keras.Model):
         scattering_scales: int = 2,
         conv_module: str = "none",
         conv_filters: int = 16,
+        first_attention: str = "threshold",
         seed: int | None = None,
         dtype: Any = None,
         name: str | None = None,

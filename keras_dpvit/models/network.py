@@ -18,7 +18,7 @@ from keras_dpvit.layers.pooling import (
     pooled_grid,
 )
 from keras_dpvit.layers.scattering import ScatteringTransform
-from keras_dpvit.layers.transformer import TransformerBlock
+from keras_dpvit.layers.transformer import ATTENTIONS, TransformerBlock
 
 INPUT_SCALINGS = ("image", "range", "none")
 FEATURES = ("pixels", "scattering")
@@ -47,6 +47,7 @@ def check_settings(settings: types.SimpleNamespace) -> None:
     _validate.one_of(POOL_PLACEMENTS, pool_placement=settings.pool_placement)
     _validate.one_of(POOL_AXES, pool_axis=settings.pool_axis)
     _validate.one_of(POSITION_TABLES, position_table=settings.position_table)
+    _validate.one_of(ATTENTIONS, first_attention=settings.first_attention)
 
 
 def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
@@ -117,7 +118,7 @@ class Stages:
 
     def _block(self, x: Any, stage: int, index: int) -> Any:
         s = self._settings
-        local = index == 0
+        local = index == 0 and s.first_attention == "threshold"
         block = TransformerBlock(
             s.num_heads,
             round(s.hidden_dim * s.mlp_ratio),

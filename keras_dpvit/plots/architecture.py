@@ -100,8 +100,9 @@ def architecture_figure(model: Any) -> Any:
     _draw_chain(canvas, rows, left, facts["image_shape"])
     if branch is not None:
         _draw_branch(canvas, rows, left, branch)
-    local = next(row.layer for row in rows if row.kind == "threshold")
-    BlockDrawing(canvas, block_left, _TOP - 0.3, local)
+    local = next((row.layer for row in rows if row.kind == "threshold"), None)
+    if local is not None:
+        BlockDrawing(canvas, block_left, _TOP - 0.3, local)
     draw_panels(canvas, block_left, _TOP + BLOCK_HEIGHT, bottom, model, facts)
     kinds = {row.kind for row in rows} | {"noise"} | ({"conv"} if branch is not None else set())
     _draw_legend(canvas, height - 0.36, kinds)

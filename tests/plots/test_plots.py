@@ -25,6 +25,7 @@ NETWORKS = {
     "scattering": {"features": "scattering", "patch_size": 1, "conv_module": "parallel"},
     "deep": {"stage_depths": (1, 4, 2), "pool_placement": "first_block", "pool_axis": "1d"},
     "head": {"final_norm": True, "head_hidden_dim": 12, "position_table": "none"},
+    "plain attention": {"first_attention": "self"},
     "noise": {"attention_noise_stddev": 0.05, "norm_noise_stddev": 0.01, "renormalize": False},
 }
 

@@ -1,0 +1,124 @@
+"""Keys and edges from ciphertexts alone."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from benchmarks import photographs
+from keras_dpvit.attacks import (
+    correlation_jigsaw,
+    feature_reconstruction,
+    jigsaw,
+    known_plaintext,
+    pixel_order,
+    units,
+)
+from keras_dpvit.attacks.ssim import ssim
+from keras_dpvit.encryption import SecretKey, make_cipher
+from keras_dpvit.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return photographs.load()
+
+
+def victim(seed, scheme="vit_block", shape=(224, 224, 3), **options):
+    return make_cipher(scheme, SecretKey(bytes([seed]) * 32), shape, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_ciphertexts_of_photographs_give_both_keys(photos, seed):
+    cipher = victim(seed)
+    # An astronaut and a cat, which have no large flat parts.
+    plain = photographs.crops([photos[0], photos[2]], 2, np.random.default_rng(seed))
+    found = correlation_jigsaw.recover(cipher.encrypt(plain), seed=seed)
+    np.testing.assert_array_equal(found.pixel_permutation, cipher.pixel_permutation)
+    np.testing.assert_array_equal(found.block_permutation, cipher.block_permutation)
+
+
+def test_one_known_photograph_gives_both_keys_through_jpeg(photos):
+    cipher = victim(5)
+    plain = photographs.crops(photos[2:3], 1, np.random.default_rng(0))
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(cipher.encrypt(plain)[0]).save(buffer, "JPEG", quality=95, subsampling=0)
+    seen = np.asarray(PIL.Image.open(buffer))[None]
+    assert not np.array_equal(seen, cipher.encrypt(plain))
+    found = known_plaintext.recover("vit_block", plain, seen, cipher.params())
+    np.testing.assert_array_equal(found.pixel_permutation, cipher.pixel_permutation)
+    np.testing.assert_array_equal(found.block_permutation, cipher.block_permutation)
+
+
+def test_seams_tell_the_turns_of_the_grid_apart(photos):
+    plain = photographs.crops(photos[:1], 1, np.random.default_rng(1))
+    positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
+    upright = units.take(plain, positions)
+    for turn in pixel_order._turns(8):
+        found = pixel_order.recover_pixel_order(upright[:, :, :, turn])
+        np.testing.assert_array_equal(found, turn)
+
+
+def test_swaps_repair_an_order(photos):
+    plain = photographs.crops(photos[:1], 1, np.random.default_rng(2))
+    positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
+    costs = pixel_order._costs(units.take(plain, positions))
+    right = np.arange(64)
+    wrong = right.copy()
+    wrong[[3, 40, 17]] = wrong[[40, 17, 3]]
+    value, repaired = pixel_order._refine(wrong, costs, 8)
+    np.testing.assert_array_equal(repaired, right)
+    assert value == pytest.approx(pixel_order._objective(right[None], costs, 8)[0])
+
+
+def test_jigsaw_of_rectangles(photos):
+    plain = photographs.crops(photos[2:3], 1, np.random.default_rng(3))[:, :96, :160]
+    pieces = (
+        plain.reshape(1, 6, 16, 10, 16, 3).transpose(0, 1, 3, 2, 4, 5).reshape(1, 60, 16, 16, 3)
+    )
+    order = np.random.default_rng(4).permutation(60)
+    np.testing.assert_array_equal(order[jigsaw.solve(pieces[:, order], 6, 10)], np.arange(60))
+
+
+def test_jigsaw_of_equal_pieces_is_still_a_permutation():
+    placed = jigsaw.solve(np.zeros((2, 12, 4, 4, 1), np.uint8), 3, 4)
+    np.testing.assert_array_equal(np.sort(placed), np.arange(12))
+
+
+def test_fr_of_inverted_values_and_of_shuffled_ones(photos):
+    plain = photographs.crops(photos, 10, np.random.default_rng(6), resized=32)
+    mask_only = victim(7, "pe", (32, 32, 3), shuffle_colors=False)
+    encrypted = mask_only.encrypt(plain)
+    np.testing.assert_array_equal(
+        feature_reconstruction.reconstruct(encrypted), np.minimum(plain, 255 - plain)
+    )
+    gain = ssim(plain, feature_reconstruction.reconstruct(encrypted)) - ssim(plain, encrypted)
+    assert np.median(gain) > 0.2
+    half = plain // 2
+    np.testing.assert_array_equal(feature_reconstruction.reconstruct(mask_only.encrypt(half)), half)
+
+
+def test_advanced_fr_follows_smooth_images_exactly():
+    y, x = np.mgrid[:32, :32]
+    plain = np.stack([x + y, 120 - x, 60 + y // 2], axis=-1).astype(np.uint8)[None]
+    assert plain.max() < 128  # so the first pixel is guessed right up to the order of channels
+    cipher = victim(8, "pe", (32, 32, 3))
+    found = feature_reconstruction.reconstruct_advanced(cipher.encrypt(plain))[0].astype(int)
+    # Each pixel now differs from the one before as little as the plain ones do.
+    steps = np.abs(np.diff(found, axis=0)).sum(-1)
+    assert steps.max() <= np.abs(np.diff(plain[0].astype(int), axis=0)).sum(-1).max()
+    gray = plain[..., :1]
+    cipher = victim(9, "pe", (32, 32, 1))
+    np.testing.assert_array_equal(
+        feature_reconstruction.reconstruct_advanced(cipher.encrypt(gray)), gray
+    )
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match=r"^images must have sides"):
+        correlation_jigsaw.recover(np.zeros((1, 30, 32, 3), np.uint8))
+    with pytest.raises(InputError, match=r"^encrypted must be"):
+        correlation_jigsaw.recover(np.zeros((0, 32, 32, 3), np.uint8))
+    with pytest.raises(InputError, match=r"^quadrants must be squares"):
+        pixel_order.recover_pixel_order(np.zeros((1, 4, 4, 8, 3), np.uint8))
