@@ -40,7 +40,7 @@ def recover_pixel_order(quadrants: np.ndarray, seed: int = 0) -> np.ndarray:
     from scipy.optimize import quadratic_assignment
 
     size = quadrants.shape[3]
-    side = int(round(size**0.5))
+    side = round(size**0.5)
     if side * side != size or side < 2:
         raise InputError(f"quadrants must be squares of at least 2x2 pixels, got {size} pixels.")
     costs = _costs(quadrants)

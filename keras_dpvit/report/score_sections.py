@@ -21,8 +21,8 @@ def scores_section(facts: dict[str, Any]) -> Markup:
         "On held-out images",
         tag(
             "p",
-            f"{count}, which took no part in the training. What is computed from them is not "
-            "protected by epsilon, which is about the training records.",
+            f"{count}. What is computed from them is not protected by epsilon, which is about the "
+            "training records.",
         ),
         tag(
             "div",

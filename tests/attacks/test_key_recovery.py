@@ -63,6 +63,18 @@ def test_known_noise_gives_a_cipher_that_decrypts(scheme, options, shape, images
         np.testing.assert_array_equal(found.block_permutation, cipher.block_permutation)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_with_the_same_values_in_another_order_are_told_apart(seed):
+    cipher = victim("vit_block", {"block_size": 8}, (32, 32, 3), seed)
+    known = noise(1, (32, 32, 3))
+    # The second block is the first with each quadrant turned about.
+    quadrants = known[0, :8, :8].reshape(2, 4, 2, 4, 3)
+    known[0, :8, 8:16] = quadrants[:, ::-1, :, ::-1].reshape(8, 8, 3)
+    found = known_plaintext.recover("vit_block", known, cipher.encrypt(known), cipher.params())
+    np.testing.assert_array_equal(found.block_permutation, cipher.block_permutation)
+    np.testing.assert_array_equal(found.pixel_permutation, cipher.pixel_permutation)
+
+
 def test_rounded_ycbcr_is_recovered_too():
     cipher = victim("etc", {"mode": "grayscale", "color_transform": "ycbcr"}, (32, 32, 3))
     found = chosen_plaintext.recover("etc", cipher.encrypt, (32, 32, 3), cipher.params())

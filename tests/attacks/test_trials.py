@@ -66,6 +66,10 @@ def test_key_scores_count_blocks_pixels_and_neighbours():
     swapped = ViTBlockCipher.from_permutations(4, order, [0, 1, 2, 3])
     scores = trials._key_scores(right, swapped, (12, 16, 3))
     assert scores["neighbours_right"] == pytest.approx(6 / 9)
+    # One column along: what comes to the next row is no neighbour any more.
+    along = ViTBlockCipher.from_permutations(4, np.roll(np.arange(12), 1), [0, 1, 2, 3])
+    scores = trials._key_scores(right, along, (12, 16, 3))
+    assert scores["neighbours_right"] == pytest.approx(6 / 9)
 
 
 def test_matched_weights_with_and_without_drift(draw):

@@ -49,6 +49,7 @@ def test_other_weights_tell_nothing(victim, public):
 @pytest.mark.slow
 def test_transform_model_gives_its_key_to_the_holder_of_the_preset(victim):
     import keras_hub
+
     from keras_dpvit.encryption.keyed_model import transform_model
 
     keras.utils.set_random_seed(0)

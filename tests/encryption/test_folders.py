@@ -256,6 +256,22 @@ def test_a_run_that_was_cut_short_goes_on(source, tmp_path, key_file, pixels, mo
         np.testing.assert_array_equal(image, pixels[name])
 
 
+def test_a_run_that_is_cut_short_twice_loses_nothing_that_was_noted(
+    source, tmp_path, key_file, monkeypatch
+):
+    hidden = tmp_path / "hidden"
+    journal = hidden / manifest.JOURNAL_NAME
+    for files in (3, 2):
+        with monkeypatch.context() as patch:
+            killed_after(patch, files)
+            with pytest.raises(Killed):
+                folders.encrypt_folder(source, hidden, key_file)
+        if files == 3:
+            journal.write_bytes(journal.read_bytes()[:-9])  # the third file's line torn
+    report = folders.encrypt_folder(source, hidden, key_file)
+    assert (report.num_images, report.resumed) == (5, 4)
+
+
 def test_decrypting_goes_on_too(source, tmp_path, key_file, pixels, monkeypatch):
     hidden, back = tmp_path / "hidden", tmp_path / "back"
     folders.encrypt_folder(source, hidden, key_file)
