@@ -127,9 +127,9 @@ def _wait_for_orphans(group: int, end: float) -> None:
 
 
 def _count(hidden: pathlib.Path) -> int:
-    """Finished files, by the lines of the journal."""
+    """Finished files, by the lines of the journal below its header."""
     try:
-        return (hidden / JOURNAL_NAME).read_bytes().count(b"\n")
+        return max(0, (hidden / JOURNAL_NAME).read_bytes().count(b"\n") - 1)
     except OSError:
         return 0
 
