@@ -41,9 +41,7 @@ from keras_dpvit.errors import InputError
 from trainers import _cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("kills", 20, "Runs that are killed once each.")
-flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
-flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
+
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("life", "step", "checkpoint")
@@ -348,6 +346,13 @@ def _checked_output() -> pathlib.Path | None:
     return path
 
 
+def define_flags() -> None:
+    """--kills --json --output; not at import, where another program's would clash."""
+    flags.DEFINE_integer("kills", 20, "Runs that are killed once each.")
+    flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
+    flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
+
+
 def main() -> None:
     """Runs, prints, writes."""
     kills = _validate.positive_int(kills=FLAGS.kills)
@@ -376,4 +381,5 @@ def _word(holds: bool) -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     _cli.run(main)

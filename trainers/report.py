@@ -16,7 +16,6 @@ Examples:
 
 import os
 import pathlib
-import tempfile
 
 from absl import flags
 
@@ -79,15 +78,14 @@ def _load_data(files: run_files.RunFiles) -> datasets.ImageData:
 
 def _write(page: str, output: pathlib.Path) -> None:
     """Replaces the file whole."""
+    partial = output.with_name(f".{output.name}.partial")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=output.absolute().parent, prefix=f".{output.name}-", delete=False
-        ) as partial:
-            partial.write(page.encode("utf-8", "replace"))
-        os.chmod(partial.name, 0o644)
-        os.replace(partial.name, output)
+        partial.write_bytes(page.encode("utf-8", "replace"))
+        os.replace(partial, output)
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main() -> None:

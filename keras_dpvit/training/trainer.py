@@ -19,7 +19,6 @@ from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.losses import per_example_loss
-from keras_dpvit.training.optimizers import PrivateGradients
 from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.step import CertifiedStep
 from keras_dpvit.training.validation import validate
@@ -198,9 +197,6 @@ class PrivateTrainer:
             physical_batch_size=self._physical_batch_size,
             jit_compile=self._jit_compile,
         )
-        self._apply = self._update
-        if self._jit_compile:  # fused, as XLA fuses the update of a plain step
-            self._apply = tf.function(self._update, jit_compile=True, autograph=False)
         self._model.train_function = None  # traced for another step
         self._prepared = wanted
 
@@ -225,11 +221,8 @@ class PrivateTrainer:
             # Not before the batch is there: the sampler asks for the number of its step.
             self._steps.assign_add(1)
         self._state.assign(state)
-        self._apply(list(gradients))
+        self._optimizer.apply(gradients, self._variables)
         return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
-
-    def _update(self, gradients: list[Any]) -> None:
-        self._optimizer.apply(PrivateGradients(gradients), self._variables)
 
     def _update_metrics(self, y: Any, outputs: Any, losses: Any) -> dict[str, Any]:
         finite = tf.math.is_finite(losses)

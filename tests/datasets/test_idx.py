@@ -93,9 +93,11 @@ def test_a_damaged_byte_is_read_as_data_or_refused(tmp_path, data, name):
         read = idx.read_idx(path, 3)
     except InputError:
         read = None
-    # A plain body has no checksum; in gzip only bytes of no use in its header may change.
+    # A plain body has no checksum; in gzip only bytes of no use in its header may change, and the
+    # bits that fill the last byte before its trailer.
     if name.endswith(".gz"):
-        assert read is None or (place < 10 and (read == array).all())
+        of_no_use = place < 10 or place == len(content) - 9
+        assert read is None or (of_no_use and (read == array).all())
     elif place < 16:
         assert read is None
     else:

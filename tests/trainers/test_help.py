@@ -42,6 +42,7 @@ FLAGS = {
     "predict": ["image", "json", "saved_model", "timeout", "top", "url"],
     "verify": ["images", "json", "keras", "saved_model", "tflite"],
     "evaluate": ["data_dir", "dataset", "image_size", "json", "saved_model", "tflite"],
+    "report": ["data_dir", "max_images", "output", "run", "sample_images"],
 }
 
 
