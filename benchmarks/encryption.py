@@ -9,7 +9,7 @@ several times, runs it again to the end, decrypts, and compares every pixel.
 Examples:
   python -m benchmarks.encryption
   python -m benchmarks.encryption --json --output=encryption_throughput.json
-  python -m benchmarks.encryption --kill --work_dir=/tmp/kill --output=encrypt_kill.json
+  python -m benchmarks.encryption --kill --work_dir=kill --output=encrypt_kill.json
 """
 
 import functools

@@ -76,32 +76,20 @@ def _load_data(files: run_files.RunFiles) -> datasets.ImageData:
     return data
 
 
-def _write(page: str, output: pathlib.Path) -> None:
-    """Replaces the file whole."""
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        partial.write_bytes(page.encode("utf-8", "replace"))
-        os.replace(partial, output)
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def main() -> None:
     """Writes the page."""
     files = _check_flags()
     output = _output(files)
     data = _load_data(files)
     _cli.start_tensorflow()
-    from keras_dpvit.report.page import html_page
+    from keras_dpvit.report.page import html_page, write_page
     from keras_dpvit.report.predictions import predict
 
     with _cli.quiet_stderr():
         run = run_files.load(files)
         held_out = predict(run, data, FLAGS.max_images)
         page = html_page(run, held_out, FLAGS.sample_images)
-    _write(page, output)
+    write_page(page, output)
     print(f"{output}: {len(held_out.truth)} held-out images of {data.name}, {len(page):,} bytes.")
     if FLAGS.sample_images:
         print("It shows held-out images, which epsilon does not protect.")

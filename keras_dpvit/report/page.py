@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import pathlib
 from typing import Any
 
+from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.statement import format_epsilon
 from keras_dpvit.report.facts import facts as facts_of
 from keras_dpvit.report.facts import strict
@@ -75,6 +78,23 @@ def html_page(run: Run, held_out: HeldOut, sample_images: int = 8) -> str:
         _data_block(facts),
     )
     return f"<!DOCTYPE html>\n{tag('html', _head(facts), body, lang='en')}\n"
+
+
+def write_page(page: str, path: str | os.PathLike[str]) -> None:
+    """Writes a page into a file; an older file is replaced whole or stays.
+
+    Raises:
+        InputError: if the place cannot be written.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(page.encode("utf-8", "replace"))
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _head(facts: dict[str, Any]) -> Markup:

@@ -1,15 +1,18 @@
 """What stands on the page, read as a browser's tree of elements."""
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 import re
 
 import numpy as np
 import pytest
 
+from keras_dpvit.errors import InputError
 from keras_dpvit.report.facts import facts, strict
-from keras_dpvit.report.page import html_page
+from keras_dpvit.report.page import html_page, write_page
 from keras_dpvit.report.predictions import predict
 from keras_dpvit.report.privacy_sections import epsilon_section
 from keras_dpvit.report.score_sections import scores_section
@@ -235,3 +238,17 @@ def test_of_many_classes_the_worst_confusions_are_listed(fused_run, fused_predic
         ["class 8", "class 1", "5", "50.0"],
         ["class 3", "class 7", "4", "44.4"],
     ]
+
+
+def test_a_page_replaces_an_older_one_whole_or_leaves_it(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    write_page("older \udcff", path)  # a file name that is no UTF-8 may be a class
+    assert path.read_text("utf-8") == "older ?"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        write_page("newer", path)
+    assert [file.read_text("utf-8") for file in tmp_path.iterdir()] == ["older ?"]

@@ -1,15 +1,11 @@
 """Reports from the command line: a run on a folder of images, from training to page."""
 
-import errno
 import json
 import os
 import re
 import shutil
 
 import pytest
-
-from keras_dpvit.errors import InputError
-from trainers import report
 
 
 @pytest.fixture(scope="module")
@@ -130,15 +126,3 @@ def test_bad_input_is_one_line_before_tensorflow_starts(run, flags, message, tmp
         (tmp_path / name / "privacy_card.json").write_text(json.dumps(card))
     one_line(run("report", *flags, cwd=tmp_path), message)
     assert not list(tmp_path.glob("*.html"))
-
-
-def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    (tmp_path / "page.html").write_text("older")
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(report.os, "replace", full)
-    with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        report._write("<html>", tmp_path / "page.html")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
