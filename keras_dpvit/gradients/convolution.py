@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.dense import token_norms, token_sums
+from keras_dpvit.gradients.dense import joined_tokens, token_norms, token_sums
 from keras_dpvit.gradients.rules import (
     GradientRule,
     InstantiatedRule,
@@ -27,21 +27,25 @@ class ConvRule(GradientRule):
     def supports(self, layer: Any) -> bool:
         return layer.groups == 1 and layer.data_format == "channels_last"
 
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        return token_norms(*self._tokens(layer, calls), kernel, bias)
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """Windows `(records, places, taps * channels)` and gradients `(records, places, out)`."""
+        return [
+            joined_tokens([_windows(layer, full_precision(call.inputs)) for call in calls]),
+            joined_tokens([call.gradient for call in calls]),
+        ]
 
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+        inputs, gradients = factors
         kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        sums = token_sums(*self._tokens(layer, calls), weights, kernel, bias)
+        return token_norms(inputs, gradients, kernel, bias)
+
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+        inputs, gradients = factors
+        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        sums = token_sums(inputs, gradients, weights, kernel, bias)
         if kernel:
             sums[0] = tf.reshape(sums[0], layer.kernel.shape)
         return sums
-
-    def _tokens(self, layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:
-        inputs = [_windows(layer, full_precision(call.inputs)) for call in calls]
-        gradients = [_places(full_precision(call.gradient)) for call in calls]
-        return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
 
 
 @register_rule(keras.layers.DepthwiseConv1D)
@@ -99,7 +103,4 @@ def _windows(layer: Any, inputs: Any) -> Any:
 
 def _places(tensor: Any) -> Any:
     """`(records, places, channels)`, whatever the number of spatial axes."""
-    places = 1
-    for side in tensor.shape[1:-1]:
-        places *= side
-    return tf.reshape(tensor, (-1, places, tensor.shape[-1]))
+    return joined_tokens([tensor])

@@ -1,5 +1,6 @@
 """Per-example gradients of a Dense layer."""
 
+import math
 from typing import Any
 
 import keras
@@ -23,15 +24,22 @@ class DenseRule(GradientRule):
     tap = "activation"
     variable_names = ("_kernel", "bias")
 
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        return token_norms(
-            *_tokens(calls), self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        )
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """Inputs `(records, tokens, in)` and output gradients `(records, tokens, out)`."""
+        return [
+            joined_tokens([call.inputs for call in calls]),
+            joined_tokens([call.gradient for call in calls]),
+        ]
 
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        return token_sums(
-            *_tokens(calls), weights, self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        )
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+        inputs, gradients = factors
+        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        return token_norms(inputs, gradients, kernel, bias)
+
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+        inputs, gradients = factors
+        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
+        return token_sums(inputs, gradients, weights, kernel, bias)
 
 
 def token_norms(inputs: Any, gradients: Any, kernel: bool, bias: bool) -> Any:
@@ -91,15 +99,15 @@ def _flat(tokens: Any) -> Any:
     return tf.reshape(tokens, (-1, tokens.shape[-1]))
 
 
-def _tokens(calls: list[LayerCall]) -> tuple[Any, Any]:
-    """Inputs `(records, tokens, in)` and output gradients `(records, tokens, out)`, float32."""
-    inputs, gradients = [], []
-    for call in calls:
-        tokens = 1
-        for side in call.inputs.shape[1:-1]:
-            tokens *= side
-        inputs.append(tf.reshape(full_precision(call.inputs), (-1, tokens, call.inputs.shape[-1])))
-        gradients.append(
-            tf.reshape(full_precision(call.gradient), (-1, tokens, call.gradient.shape[-1]))
-        )
-    return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
+def joined_tokens(tensors: list[Any]) -> Any:
+    """Tensors `(records, ..., width)` as one `(records, tokens, width)` in full precision.
+
+    A single one that has this form already comes back itself, not a copy.
+    """
+    parts = []
+    for tensor in tensors:
+        part = full_precision(tensor)
+        if part.shape.rank != 3:
+            part = tf.reshape(part, (-1, math.prod(part.shape[1:-1]), part.shape[-1]))
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)

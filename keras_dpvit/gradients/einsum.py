@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.dense import token_norms, token_sums
+from keras_dpvit.gradients.dense import joined_tokens, token_norms, token_sums
 from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
 
 
@@ -73,25 +73,30 @@ class EinsumDenseRule(GradientRule):
         misread = sum(side > 1 for side in shape) == 1 and shape[-1] == 1
         return len(shape) <= len(equation.outputs) and not misread
 
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """Of a kernel that trains, tokens as in Dense; of a bias that does, its gradients."""
+        kernel = _tokens(layer, calls) if self.trains(layer, "_kernel") else []
+        return kernel + ([_bias_gradients(layer, calls)] if self.trains(layer, "bias") else [])
+
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
         parts = []
         if self.trains(layer, "_kernel"):
-            parts.append(token_norms(*_tokens(layer, calls), True, False))
+            parts.append(token_norms(factors[0], factors[1], True, False))
         if self.trains(layer, "bias"):
-            parts.append(kernels.squared_norms(_bias_gradients(layer, calls)))
+            parts.append(kernels.squared_norms(factors[-1]))
         return tf.add_n(parts)
 
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
         sums = []
         if self.trains(layer, "_kernel"):
-            (kernel,) = token_sums(*_tokens(layer, calls), weights, True, False)
+            (kernel,) = token_sums(factors[0], factors[1], weights, True, False)
             sums.append(_in_kernel_order(layer, kernel))
         if self.trains(layer, "bias"):
-            sums.append(kernels.weighted_sum(_bias_gradients(layer, calls), weights))
+            sums.append(kernels.weighted_sum(factors[-1], weights))
         return sums
 
 
-def _tokens(layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:
+def _tokens(layer: Any, calls: list[LayerCall]) -> list[Any]:
     """Inputs `(records, tokens, in)` and output gradients `(records, tokens, out)`."""
     equation = _parse(layer.equation)
     assert equation is not None
@@ -101,7 +106,7 @@ def _tokens(layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:
     gradients = [
         _rows(call.gradient, equation.outputs, equation.tokens, equation.kept) for call in calls
     ]
-    return tf.concat(inputs, axis=1), tf.concat(gradients, axis=1)
+    return [joined_tokens(inputs), joined_tokens(gradients)]
 
 
 def _rows(tensor: Any, letters: str, tokens: str, width: str) -> Any:

@@ -19,20 +19,7 @@ class EmbeddingRule(GradientRule):
 
     variable_names = ("_embeddings",)
 
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        rows, gradients = self._lookups(layer, calls)
-        same = tf.equal(rows[:, :, None], rows[:, None, :])
-        products = tf.matmul(gradients, gradients, transpose_b=True)
-        products = tf.where(same, products, tf.zeros([], products.dtype))
-        # Rounding can leave a vanishing norm just below zero.
-        return tf.maximum(tf.reduce_sum(products, axis=(1, 2)), 0.0)
-
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        rows, gradients = self._lookups(layer, calls)
-        gradients = tf.reshape(kernels.weighted(gradients, weights), (-1, layer.output_dim))
-        return [tf.math.unsorted_segment_sum(gradients, tf.reshape(rows, (-1,)), layer.input_dim)]
-
-    def _lookups(self, layer: Any, calls: list[LayerCall]) -> tuple[Any, Any]:
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         """Rows `(records, places)` and gradients `(records, places, width)`."""
         rows, gradients = [], []
         for call in calls:
@@ -44,4 +31,17 @@ class EmbeddingRule(GradientRule):
             rows.append(tf.where(index < 0, index + layer.input_dim, index))
             gradient = full_precision(call.gradient)
             gradients.append(tf.reshape(gradient, (-1, places, layer.output_dim)))
-        return tf.concat(rows, axis=1), tf.concat(gradients, axis=1)
+        return [tf.concat(rows, axis=1), tf.concat(gradients, axis=1)]
+
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+        rows, gradients = factors
+        same = tf.equal(rows[:, :, None], rows[:, None, :])
+        products = tf.matmul(gradients, gradients, transpose_b=True)
+        products = tf.where(same, products, tf.zeros([], products.dtype))
+        # Rounding can leave a vanishing norm just below zero.
+        return tf.maximum(tf.reduce_sum(products, axis=(1, 2)), 0.0)
+
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+        rows, gradients = factors
+        gradients = tf.reshape(kernels.weighted(gradients, weights), (-1, layer.output_dim))
+        return [tf.math.unsorted_segment_sum(gradients, tf.reshape(rows, (-1,)), layer.input_dim)]

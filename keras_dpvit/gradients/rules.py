@@ -77,7 +77,15 @@ class GradientRule(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """What norms and sums are made of: tensors `(records, ...)`, float32 or float64.
+
+        Taken once for both, within what XLA compiles if the step is compiled; norms and sums are
+        left to TensorFlow's kernels. A tensor that several layers give is handed on once.
+        """
+
+    @abc.abstractmethod
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
         """Squared L2 norms of each record's gradient in the layer's trainable variables.
 
         Returns:
@@ -85,12 +93,12 @@ class GradientRule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
         """Sum over records of `weights[i] * gradient_i`, for each trainable variable.
 
         Args:
             layer: the layer.
-            calls: its calls.
+            factors: of its calls.
             weights: float32 tensor `(records,)`. A row of weight 0 whose gradient is not finite
                 makes the sums NaN: the caller has to look (`training.step` runs again).
 
@@ -106,16 +114,16 @@ class InstantiatedRule(GradientRule):
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         """Tensors `(records, *shape)`, one for each of `variables`, trainable or not."""
 
-    def _summed(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         each = [self.per_example(layer, call) for call in calls]
         together = zip(self.variables(layer), *each, strict=True)
         return [tf.add_n(list(gradients)) for v, *gradients in together if self.takes(v)]
 
-    def squared_norms(self, layer: Any, calls: list[LayerCall]) -> Any:
-        return tf.add_n([kernels.squared_norms(g) for g in self._summed(layer, calls)])
+    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+        return tf.add_n([kernels.squared_norms(g) for g in factors])
 
-    def weighted_sums(self, layer: Any, calls: list[LayerCall], weights: Any) -> list[Any]:
-        return [kernels.weighted_sum(g, weights) for g in self._summed(layer, calls)]
+    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+        return [kernels.weighted_sum(g, weights) for g in factors]
 
 
 def full_precision(tensor: Any) -> Any:

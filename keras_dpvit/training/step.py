@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dpvit.gradients.kernels import kernels_for
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.units import Unit
 from keras_dpvit.privacy.plan import PrivacyPlan
@@ -33,7 +32,7 @@ class CertifiedStep:
         rows_per_unit: int, rows of a batch that make one clipped unit: its records or the copies
             of its record.
         physical_batch_size: int, rows in memory at once.
-        jit_compile: bool, XLA for the part of the step that has static shapes.
+        jit_compile: bool, XLA for the forward and backward pass.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class CertifiedStep:
         self._seed_states = [
             part.state for layer in model._flatten_layers() for part in _generators(layer)
         ]
-        self._chunk = tf.function(self._chunk_sums, jit_compile=jit_compile, autograph=False)
+        self._chunk = tf.function(self._chunk_sums, autograph=False)
 
     def clipped_sums(self, x: Any, y: Any, present: Any, state: Any) -> Any:
         """Sums over a batch of any size, in chunks.
@@ -151,11 +150,7 @@ class CertifiedStep:
         return tf.cond(finite, lambda: first[:4], again)
 
     def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
-        """Clipped sums of one chunk; the part that XLA compiles."""
-        with kernels_for(xla=self._xla):
-            return self._sums(x, y, present, taking_part, state)
-
-    def _sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
+        """Clipped sums of one chunk, tally, outputs, losses, and which units count."""
         rows = self._rows_per_unit
 
         def forward() -> tuple[Any, Any]:
@@ -163,7 +158,9 @@ class CertifiedStep:
             losses = self._losses(y, outputs)
             return tf.where(present, losses, 0.0), outputs
 
-        gradients = PerExampleGradients(self._units, forward, rows, 1.0 / self._unit_size)
+        gradients = PerExampleGradients(
+            self._units, forward, rows, 1.0 / self._unit_size, jit_compile=self._xla
+        )
         unit_norms = gradients.layer_norms()
         norms = _group_norms(unit_norms, self._groups)
         clipping, cap = self._plan.clipping, self._plan.sensitivity.cap(state)
@@ -238,7 +235,7 @@ def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
 
 
 def _grain(units: int, chunk_units: int, deviations: float) -> int:
-    """The step between sizes of chunks, in deviations of a Poisson sample's size over its chunks.
+    """The step between sizes of chunks, from deviations of a Poisson sample's size over its chunks.
 
     A compilation by XLA costs more time and memory than what kernels prepare for a size.
     """

@@ -39,8 +39,8 @@ class PrivateTrainer:
         model: the Keras model, `PrivatelyTrainable`.
         optimizer: the private optimizer.
         plan: the `PrivacyPlan`.
-        jit_compile: bool or "auto", XLA for the part of the step that has static shapes. "auto"
-            is no XLA: on CPU it was measured slower here than TensorFlow's own kernels.
+        jit_compile: bool or "auto", XLA for the forward and backward pass. "auto" is no XLA,
+            which takes its time to compile each of several sizes of a sample's chunks.
     """
 
     def __init__(self, model: Any, optimizer: Any, plan: PrivacyPlan, jit_compile: Any) -> None:
@@ -48,7 +48,7 @@ class PrivateTrainer:
         self._optimizer = optimizer
         self.plan = plan
         self._jit_compile = jit_compile is True
-        self._physical_batch_size = _default_physical_batch_size(plan, self._jit_compile)
+        self._physical_batch_size = _default_physical_batch_size(plan)
         # Steps that the model has on record enter a seeded key: trained on under the same seed, it
         # must not meet noise that an earlier sum has had.
         past = sum(entry.steps for entry in model.privacy_ledger.all_entries())
@@ -234,15 +234,10 @@ class PrivateTrainer:
         return logs
 
 
-def _default_physical_batch_size(plan: PrivacyPlan, xla: bool) -> int:
-    """Rows at once where the user does not say.
-
-    Nearly all samples of a small batch whole; under XLA, which holds more at a time and loses
-    nothing by it, in two parts.
-    """
+def _default_physical_batch_size(plan: PrivacyPlan) -> int:
+    """Rows at once where the user does not say: nearly all samples of a small batch whole."""
     rows = plan.num_microbatches * batches.rows_per_unit(plan)
-    most = rows + math.ceil(5 * math.sqrt(rows))
-    return min(_MOST_ROWS_AT_ONCE, math.ceil(most / 2) if xla else most)
+    return min(_MOST_ROWS_AT_ONCE, rows + math.ceil(5 * math.sqrt(rows)))
 
 
 def _key_variable(seed: int | None, purpose: str) -> Any:

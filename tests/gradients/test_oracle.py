@@ -49,6 +49,27 @@ def test_own_layers(name, check, functional, normal):
     assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
 
 
+@pytest.mark.slow
+def test_what_xla_compiles_gives_the_same(at_once, functional, normal):
+    model = functional(
+        (9, 8),
+        keras.layers.Conv1D(8, 3, padding="same"),
+        PositionTable(),
+        TransformerBlock(2, 6, attention="threshold"),
+        keras.layers.EinsumDense("abc,cd->abd", (9, 4), bias_axes="d"),
+        keras.layers.Dense(3),
+    )
+    units = find_units(model)
+    for records in (2, 5):  # a compilation for each size
+        x = tf.constant(normal(records, 9, 8))
+        weights = tf.constant(np.abs(normal(records, len(units))))
+        norms, sums = at_once(model, units, x, weights)
+        compiled_norms, compiled_sums = at_once(model, units, x, weights, jit_compile=True)
+        np.testing.assert_allclose(compiled_norms, norms, rtol=1e-4, atol=1e-5 * norms.max())
+        for compiled, total in zip(compiled_sums, sums, strict=True):
+            np.testing.assert_allclose(compiled, total, rtol=1e-4, atol=1e-5 * norms.max())
+
+
 def test_own_layers_whose_variables_are_frozen_in_part(check, functional, normal, train_only):
     for names in (("bias",), ("gain", "gate"), ("position_weights", "kernel")):
         model = functional((9, 8), TransformerBlock(2, 6, attention="threshold"))

@@ -60,7 +60,8 @@ def test_page_is_about_the_run(reported, place, trained):
     assert found["privacy"]["statement"] == card["statement"]
     assert found["histories"] == [{"name": "model", **record["histories"][0]}]
     assert page.count('alt="Held-out image of class') == 3
-    assert "zqx" not in page  # no place of this machine
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # pictures may hold any letters
+    assert "zqx" not in text  # no place of this machine
     digests = {file["name"]: file["sha256"] for file in found["provenance"]["files"]}
     assert len(digests["model.keras"]) == 64
 

@@ -46,10 +46,13 @@ def resnet18(
 def _basic_block(x: Any, filters: int, stride: int) -> Any:
     shortcut = x
     if stride > 1 or x.shape[-1] != filters:
-        # A strided 1x1 convolution takes every second place, whatever the padding.
-        shortcut = keras.layers.Conv2D(
-            filters, 1, strides=stride, use_bias=False, kernel_initializer="he_normal"
-        )(x)
+        if stride > 1:
+            # A strided 1x1 convolution takes every second place. Written out, for oneDNN's own
+            # backward pass of it writes outside of its memory where channels are few.
+            shortcut = keras.layers.MaxPooling2D(1, strides=stride)(x)
+        shortcut = keras.layers.Conv2D(filters, 1, use_bias=False, kernel_initializer="he_normal")(
+            shortcut
+        )
         shortcut = batch_norm(shortcut)
     x = keras.layers.ReLU()(batch_norm(conv(x, filters, 3, stride)))
     x = batch_norm(conv(x, filters, 3))

@@ -1,0 +1,119 @@
+"""Dense layers that are called on one tensor, as an attention's queries, keys and values are."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients.dense import DenseRule, joined_tokens
+from keras_dpvit.gradients.rules import LayerCall
+from keras_dpvit.gradients.units import Unit
+
+
+class SingleUnit:
+    """A unit by itself: what its rule says, in the form that `JointDense` has.
+
+    Args:
+        unit: the unit.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    def factors(self, calls: list[list[LayerCall]]) -> list[Any]:
+        """See `GradientRule.factors`; the calls unit by unit."""
+        return self._unit.rule.factors(self._unit.layer, calls[0])
+
+    def squared_norms(self, factors: list[Any]) -> list[Any]:
+        """A tensor `(records,)` for each unit."""
+        return [self._unit.rule.squared_norms(self._unit.layer, factors)]
+
+    def weighted_sums(self, factors: list[Any], weights: list[Any]) -> list[list[Any]]:
+        """For each unit the sums under its own weights `(records,)`, variable by variable."""
+        return [self._unit.rule.weighted_sums(self._unit.layer, factors, weights[0])]
+
+
+class JointDense:
+    """Dense layers of one width that are called once, on the same tokens.
+
+    Their gradients are written out by one product for all: with `G` the layers' output gradients
+    side by side, `G^T x`.
+
+    Args:
+        units: units of `DenseRule` whose kernels train.
+    """
+
+    def __init__(self, units: list[Unit]) -> None:
+        self._units = units
+        self._biased = [u.rule.trains(u.layer, "bias") for u in units]
+
+    def factors(self, calls: list[list[LayerCall]]) -> list[Any]:
+        """Inputs `(records, tokens, in)`, gradients `(records, tokens, layers * out)`."""
+        gradients = [joined_tokens([call.gradient]) for (call,) in calls]
+        return [joined_tokens([calls[0][0].inputs]), tf.concat(gradients, axis=2)]
+
+    def squared_norms(self, factors: list[Any]) -> list[Any]:
+        """A tensor `(records,)` for each unit."""
+        inputs, gradients = factors
+        norms = kernels.squared_norms(self._written_out(inputs, gradients))
+        norms = tf.unstack(tf.reshape(norms, (-1, len(self._units))), axis=1)
+        for index, bias in enumerate(self._bias_gradients(gradients)):
+            if self._biased[index]:
+                norms[index] += kernels.squared_norms(bias)
+        return norms
+
+    def weighted_sums(self, factors: list[Any], weights: list[Any]) -> list[list[Any]]:
+        """For each unit the sums under its own weights `(records,)`, variable by variable."""
+        inputs, gradients = factors
+        rows = self._written_out(inputs, gradients)
+        count = len(self._units)
+        # Row l has the weights of layer l at its own rows and nothing at the others'.
+        own = tf.linalg.diag(tf.cast(tf.stack(weights, axis=1), rows.dtype))
+        sums = tf.matmul(tf.reshape(own, (-1, count)), rows, transpose_a=True)
+        sums = tf.transpose(tf.reshape(sums, (count, -1, inputs.shape[2])), (0, 2, 1))
+        found = [[kernel] for kernel in tf.unstack(sums)]
+        for index, bias in enumerate(self._bias_gradients(gradients)):
+            if self._biased[index]:
+                found[index].append(kernels.weighted_sum(bias, weights[index]))
+        return found
+
+    def _written_out(self, inputs: Any, gradients: Any) -> Any:
+        """`(records * layers, out * in)`."""
+        products = tf.matmul(gradients, inputs, transpose_a=True)
+        width = gradients.shape[2] // len(self._units) * inputs.shape[2]
+        return tf.reshape(products, (-1, width))
+
+    def _bias_gradients(self, gradients: Any) -> list[Any]:
+        return tf.split(tf.reduce_sum(gradients, axis=1), len(self._units), axis=1)
+
+
+def joined(units: list[Unit], calls: list[list[LayerCall]]) -> list[tuple[Any, list[int]]]:
+    """Divides the units that were called into single ones and joint ones.
+
+    Returns:
+        Pairs of a `SingleUnit` or `JointDense` and the numbers of its units.
+    """
+    together: dict[Any, list[int]] = {}
+    for index, (unit, unit_calls) in enumerate(zip(units, calls, strict=True)):
+        if unit_calls:
+            together.setdefault(_shared(unit, unit_calls) or index, []).append(index)
+    return [
+        (JointDense([units[i] for i in members]), members)
+        if len(members) > 1
+        else (SingleUnit(units[members[0]]), members)
+        for members in together.values()
+    ]
+
+
+def _shared(unit: Unit, calls: list[LayerCall]) -> tuple[int, ...] | None:
+    """What layers that can be joined have in common; None for one that cannot be."""
+    if type(unit.rule) is not DenseRule or len(calls) != 1:
+        return None
+    inputs, gradient = calls[0].inputs, calls[0].gradient
+    tokens = 1
+    for side in inputs.shape[1:-1]:
+        tokens *= side
+    widths = inputs.shape[-1], gradient.shape[-1]
+    if not unit.rule.trains(unit.layer, "_kernel") or not kernels.writes_out(tokens, *widths):
+        return None
+    return id(inputs), widths[1]
