@@ -1,17 +1,18 @@
 r"""Measures attacks on the image ciphers, and writes docs/threat_model.md from what was measured.
 
 Each group of measurements goes to a file of its own, docs/results/attack_GROUP.json; the page is
-written from those files alone.
+written from those files alone. The group "learned" trains networks, for about an hour on one core;
+it goes on where it was interrupted, and to measure all of it again its file has to be deleted.
 
 Examples:
   python -m benchmarks.threat_model                            # the page, from the files
   python -m benchmarks.threat_model --measure=photographs      # one group again, then the page
   python -m benchmarks.threat_model --measure=all --keys=20
+  python -m benchmarks.threat_model --measure=learned          # the rows that are missing
   python -m benchmarks.threat_model --picture                  # its picture again, then the page
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks import photographs, threat_model_page
+from benchmarks import photographs, threat_model_learned, threat_model_page
 from benchmarks.reports import machine
 from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.attacks import trials
@@ -30,6 +31,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("measure", [], "Groups to measure again, or all; see the page for what they are.")
 flags.DEFINE_integer("keys", 20, "Keys in each measurement.")
 flags.DEFINE_bool("picture", False, "Makes figures/attack.png again.")
+flags.DEFINE_string(
+    "work_dir",
+    "build/attack_learned",
+    "Folder of the trainings of group learned and of what they recovered, to go on from.",
+)
 flags.DEFINE_string("docs", "docs", "Folder of the page and of results/.")
 
 _LARGE, _SMALL = (224, 224, 3), (32, 32, 3)
@@ -68,6 +74,7 @@ _PIECES: list[_Row] = [
     ),
     ("ele", "known_plaintext", 64, {}),
     ("pe", "fr", 4, {"options": {"shuffle_colors": False}}),
+    *(("etc", "etc_jigsaw", images, {}) for images in (1, 4, 8)),
 ]
 _WEIGHTS: list[_Row] = [
     ("vit_block", "weight_matching", 1, {"drift": drift}) for drift in (0.0, 0.5, 1.0, 2.0)
@@ -78,6 +85,8 @@ GROUPS = {
     "small_photographs": _PIECES,
     "weights": _WEIGHTS,
 }
+# Trainings, each on one key.
+LEARNED = "learned"
 
 
 def main() -> None:
@@ -86,20 +95,26 @@ def main() -> None:
     docs = pathlib.Path(FLAGS.docs)
     if not (docs / "results").is_dir():
         raise InputError(f"docs must be a folder with results/ in it, got {FLAGS.docs!r}.")
-    names = list(GROUPS) if FLAGS.measure == ["all"] else FLAGS.measure
+    known = [*GROUPS, LEARNED]
+    names = known if FLAGS.measure == ["all"] else FLAGS.measure
     for name in names:
-        one_of(GROUPS, measure=name)
+        one_of(known, measure=name)
     for name in names:
+        if name == LEARNED:
+            work = pathlib.Path(FLAGS.work_dir)
+            threat_model_learned.measure(_file(docs, name), work)
+            threat_model_learned.picture(docs / "figures" / "attack_learned.png", work)
+            continue
         measured = measure(name, FLAGS.keys)
-        _replace(_file(docs, name), json.dumps(measured, indent=2) + "\n")
+        threat_model_learned.replace(_file(docs, name), json.dumps(measured, indent=2) + "\n")
     if FLAGS.picture:
         picture(docs / "figures" / "attack.png")
     groups = {}
-    for name in GROUPS:
+    for name in known:
         if not _file(docs, name).is_file():
             raise InputError(f"{_file(docs, name)} is missing: measure it with --measure={name}.")
         groups[name] = json.loads(_file(docs, name).read_text("utf-8"))
-    _replace(docs / "threat_model.md", threat_model_page.page(groups))
+    threat_model_learned.replace(docs / "threat_model.md", threat_model_page.page(groups))
     print(f"wrote {docs / 'threat_model.md'}")
 
 
@@ -143,7 +158,7 @@ def picture(path: pathlib.Path) -> None:
     sheet = PIL.Image.fromarray(_attack_output.side_by_side(parts))
     work = path.with_name(f".part-{path.name}")
     sheet.quantize(128).save(work, "PNG", optimize=True)
-    os.replace(work, path)
+    work.replace(path)
 
 
 def _source(name: str, observed: int) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
@@ -189,12 +204,6 @@ def _public_weights() -> tuple[np.ndarray, np.ndarray]:
 
 def _file(docs: pathlib.Path, name: str) -> pathlib.Path:
     return docs / "results" / f"attack_{name}.json"
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    work = path.with_name(f".part-{path.name}-{os.getpid()}")
-    work.write_text(text, "utf-8")
-    os.replace(work, path)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,14 @@ def text(summary: dict[str, Any]) -> str:
     ):
         if name in summary:
             lines.append(f"  {words:19} {summary[name]['mean']:.1%} on average")
+    lines += ssim_lines(summary)
+    lines.append("  verdict             " + ("broken" if summary["broken"] else "not broken by it"))
+    return "\n".join(lines)
+
+
+def ssim_lines(summary: dict[str, Any]) -> list[str]:
+    """SSIM in both windows, a line for each."""
+    lines = []
     for window, words in (("uniform7", "SSIM 7x7 uniform"), ("gaussian11", "SSIM 11x11 Gauss")):
         values = summary[f"ssim_{window}"]
         line = (
@@ -119,5 +127,4 @@ def text(summary: dict[str, Any]) -> str:
         if untouched is not None:
             line += f"; ciphertext, median {untouched['median']:.3f}"
         lines.append(line)
-    lines.append("  verdict             " + ("broken" if summary["broken"] else "not broken by it"))
-    return "\n".join(lines)
+    return lines

@@ -15,18 +15,10 @@ from absl import flags
 from keras_dpvit.encryption.key_file import KeyFile, write_key_file
 from keras_dpvit.encryption.keys import SecretKey
 from keras_dpvit.encryption.schemes import SCHEMES
-from trainers import _encrypt_flags, _flags
+from trainers import _encrypt_flags, _flags, _scheme_flags
 
 FLAGS = flags.FLAGS
-_OPTIONS = (
-    "block_size",
-    "channels",
-    "unit",
-    "variant",
-    "mode",
-    "color_transform",
-    "shuffle_colors",
-)
+flags.adopt_module_key_flags(_scheme_flags)
 
 flags.DEFINE_string("output", None, "New key file.")
 flags.DEFINE_enum("scheme", "vit_block", list(SCHEMES), "Which cipher the key is for.")
@@ -36,17 +28,6 @@ flags.DEFINE_list(
     "height,width,channels of all images; without it images of any fitting size are taken, each "
     "size with permutations of its own.",
 )
-flags.DEFINE_integer("block_size", None, "Side of a block (default: the scheme's published one).")
-flags.DEFINE_enum(
-    "channels", None, ["joint", "independent"], "vit_block: pixels move whole, or value by value."
-)
-flags.DEFINE_enum("unit", None, ["quadrant", "patch"], "vit_block: what is shuffled within.")
-flags.DEFINE_enum("variant", None, ["tanaka", "paper"], "le, ele: the code's form or the paper's.")
-flags.DEFINE_enum("mode", None, ["color", "grayscale"], "etc: which form.")
-flags.DEFINE_enum(
-    "color_transform", None, ["reversible", "ycbcr"], "etc, grayscale: exact, or the published one."
-)
-flags.DEFINE_bool("shuffle_colors", None, "pe: exchange colour channels too.")
 flags.DEFINE_bool("passphrase", False, "Wrap the key under a passphrase, which is asked for.")
 flags.DEFINE_string("passphrase_file", None, "Wrap it under the first line of this file.")
 
@@ -57,7 +38,7 @@ def main() -> None:
     key_file = KeyFile(
         key=SecretKey.generate(),
         scheme=FLAGS.scheme,
-        options={name: FLAGS[name].value for name in _OPTIONS if FLAGS[name].value is not None},
+        options=_scheme_flags.scheme_options(),
         image_shape=FLAGS.image_size and _flags.parse_image_size(FLAGS.image_size),
     )
     passphrase = None

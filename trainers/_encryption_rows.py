@@ -176,7 +176,12 @@ def settings_for(scale: str, **changes: Any) -> Settings:
     """
     base: dict[str, Any] = {"scale": scale, "networks": _NETWORKS[scale]}
     if scale == "small":
-        base.update(datasets=("fashion_mnist",), train_examples=6000, validation_examples=2000)
+        base.update(
+            datasets=("fashion_mnist",),
+            train_examples=3000,
+            validation_examples=2000,
+            test_examples=5000,
+        )
     else:
         base.update(
             datasets=("cifar10", "cifar100"),

@@ -3,28 +3,49 @@
 Every key is made for the trial and thrown away. The adversary knows the scheme but not the key:
   fr, fr_advanced      one ciphertext; undoes inversion, leaves edges
   correlation_jigsaw   --observed ciphertexts under one key (vit): correlations, seams, jigsaw
+  etc_jigsaw           --observed ciphertexts under one key (etc, colour): jigsaw of turned blocks
   known_plaintext      --observed images plain and encrypted
   chosen_plaintext     has a few images of its choice encrypted
   weight_matching      a key-transformed model (vit), and the public weights it was made from
 Where the adversary had images in plain, others are scored.
 
+Attacks that train a network attack one key. They need a data set with classes (--dataset, or
+--images with a sub-folder for each class), which is cut into the adversary's own images, the
+victim's and those that are scored, and they tell how well a classifier of plain images reads what
+was recovered; so do fr and fr_advanced with --dataset:
+  itn                  image translation, learned on its own images under random keys
+  itn_paired           the same on its own images under the victim's key (known plaintext)
+  sia_gan              GAN from the victim's ciphertexts with labels and its own, other images
+  dcgan                the same without labels, in the plain DCGAN form
+Give --checkpoint_dir, and a training that was killed goes on after its last whole epoch.
+
 Examples:
   python -m trainers.attack --scheme=vit --attack=correlation_jigsaw --images=photos
   python -m trainers.attack --scheme=le --attack=known_plaintext --images=photos --output=broken
   python -m trainers.attack --scheme=pe --attack=fr --images=photos --image_size=64,64,3 --json
+  python -m trainers.attack --scheme=pe --shuffle_colors=false --attack=fr --images=photos
+  python -m trainers.attack --scheme=le --attack=itn_paired --dataset=fashion_mnist --output=itn
+  python -m trainers.attack --scheme=le --attack=sia_gan --images=photos --checkpoint_dir=training
+  python -m trainers.attack --scheme=vit --attack=dcgan --dataset=fashion_mnist --scale=full
 """
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from keras_dpvit import _validate
+from keras_dpvit import _validate, datasets
+from keras_dpvit.attacks.image_translation import NETWORKS
+from keras_dpvit.attacks.learned_settings import ATTACKERS as LEARNED
+from keras_dpvit.attacks.learned_settings import SCALES
+from keras_dpvit.encryption.schemes import block_size_of, full_options
 from keras_dpvit.errors import InputError
-from trainers import _attack_output, _cli, _flags, _models
+from trainers import _attack_output, _cli, _flags, _models, _scheme_flags
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(_scheme_flags)  # so that --help shows them
 
 # The names that are typed, and those of keras_dpvit.encryption.
 SCHEMES = {"vit": "vit_block", "le": "le", "ele": "ele", "etc": "etc", "pe": "pe"}
@@ -32,29 +53,38 @@ ATTACKS = (
     "fr",
     "fr_advanced",
     "correlation_jigsaw",
+    "etc_jigsaw",
     "known_plaintext",
     "chosen_plaintext",
     "weight_matching",
+    *LEARNED,
 )
 # What the papers use.
 _SHAPES = {"vit": (224, 224, 3)}
 _SMALL = (32, 32, 3)
 # ELE has a key for each block, and each image tells one value of each place.
-_OBSERVED = {"correlation_jigsaw": 2}
+_OBSERVED = {"correlation_jigsaw": 2, "etc_jigsaw": 8}
 _OBSERVED_ELE = 8
 
 flags.DEFINE_enum("scheme", None, list(SCHEMES), "Which cipher.")
 flags.DEFINE_enum("attack", None, ATTACKS, "Which attack.")
-flags.DEFINE_string("images", None, "Folder of pictures; sub-folders count.")
-flags.DEFINE_list(
-    "image_size", None, "height,width,channels to stretch to (default 224,224,3 for vit, 32,32,3)."
+flags.DEFINE_string(
+    "images", None, "Folder of pictures; sub-folders count, for trained attacks as classes."
 )
-flags.DEFINE_integer("block_size", None, "Side of a block (default 16 for vit, 4 for the others).")
+flags.DEFINE_enum("dataset", None, datasets.DATASETS, "A data set with classes, for --images.")
+flags.DEFINE_string("data_dir", None, "Folder of the data set, where it is not at home.")
+flags.DEFINE_list(
+    "image_size",
+    None,
+    "height,width,channels to stretch to (default 224,224,3 for vit, 32,32,3 for the others; with "
+    "trained attacks at small scale 32,32,3 in blocks of 4 for vit too).",
+)
 flags.DEFINE_integer("keys", 20, "How many keys are attacked.")
 flags.DEFINE_integer(
     "observed",
     None,
-    "Images under one key that the adversary sees (default 1; 2 for correlation_jigsaw, "
+    "Images under one key that the adversary sees (default 1; 2 for correlation_jigsaw, 8 for "
+    "etc_jigsaw, "
     "8 for known_plaintext on ele).",
 )
 flags.DEFINE_string(
@@ -63,7 +93,29 @@ flags.DEFINE_string(
 flags.DEFINE_float(
     "drift", 0.0, "For weight_matching: noise on the weights over their standard deviation."
 )
-flags.DEFINE_integer("seed", 0, "Of keys and of the choice of images.", lower_bound=0)
+flags.DEFINE_enum(
+    "scale",
+    None,
+    SCALES,
+    "For trained attacks: networks for minutes on one core (small, the default), or those of the "
+    "publications (full).",
+)
+flags.DEFINE_enum(
+    "network", None, NETWORKS, "For itn (default unet) and itn_paired (default stack)."
+)
+flags.DEFINE_integer("epochs", None, "For trained attacks: instead of the scale's.")
+flags.DEFINE_integer(
+    "own_images",
+    None,
+    "For attacks on a data set: plain images that the adversary has, and the classifier is "
+    "trained on.",
+)
+flags.DEFINE_integer("victim_images", None, "For trained attacks: ciphertexts that it has.")
+flags.DEFINE_integer("test_images", None, "For attacks on a data set: images that are scored.")
+flags.DEFINE_string(
+    "checkpoint_dir", None, "For trained attacks: folder of the last epoch's state, to go on from."
+)
+flags.DEFINE_integer("seed", 0, "Of keys, networks and the choice of images.", lower_bound=0)
 flags.DEFINE_string("output", None, "New folder for pictures and results.json.")
 flags.DEFINE_bool("json", False, "Prints JSON.")
 
@@ -71,6 +123,11 @@ flags.DEFINE_bool("json", False, "Prints JSON.")
 def main() -> None:
     """Attacks one key after another and prints what came of it."""
     shape = _check_flags()
+    if _on_dataset():
+        from trainers import _attack_learned
+
+        _attack_learned.run(SCHEMES[FLAGS.scheme], _options(), shape, _command())
+        return
     files = _attack_output.image_files(FLAGS.images)
     observed = _observed(len(files))
     output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
@@ -81,7 +138,7 @@ def main() -> None:
         SCHEMES[FLAGS.scheme],
         FLAGS.attack,
         shape,
-        {} if FLAGS.block_size is None else {"block_size": FLAGS.block_size},
+        _options(),
         weights,
         FLAGS.drift,
     )
@@ -102,23 +159,50 @@ def main() -> None:
         print(f"pictures (plain, encrypted, recovered) and results.json: {output}")
 
 
+def _on_dataset() -> bool:
+    """Whether the attack is on images with classes, which are scored by a classifier too."""
+    return FLAGS.attack in LEARNED or FLAGS.dataset is not None
+
+
+def _small_vit() -> bool:
+    """Whether the ViT cipher is attacked in small images, because a network is trained on them."""
+    small = FLAGS.scale != "full" and FLAGS.image_size is None
+    return FLAGS.scheme == "vit" and _on_dataset() and small
+
+
+def _options() -> dict[str, Any]:
+    """Of the scheme."""
+    given = _scheme_flags.scheme_options()
+    return {"block_size": 4, **given} if _small_vit() else given
+
+
 def _check_flags() -> tuple[int, int, int]:
     """The image shape; everything that can be wrong without reading files is found here."""
-    for name in ("scheme", "attack", "images"):
+    for name in ("scheme", "attack"):
         if not FLAGS[name].value:
             raise InputError(f"--{name} must be given.")
+    if not FLAGS.images and FLAGS.dataset is None:
+        also = ", or --dataset" if FLAGS.attack in LEARNED else ""
+        raise InputError(f"--images must be given{also}.")
     _flags.check_numbers(
         keys=_validate.positive_int,
         observed=_validate.positive_int,
         block_size=_validate.positive_int,
         drift=_validate.non_negative,
+        epochs=_validate.positive_int,
+        own_images=_validate.positive_int,
+        victim_images=_validate.positive_int,
+        test_images=_validate.positive_int,
     )
+    _check_belonging()
     matching = FLAGS.attack == "weight_matching"
     if matching != (FLAGS.public_model is not None):
         raise InputError("--public_model goes with --attack=weight_matching, which needs it.")
     if (matching or FLAGS.attack == "correlation_jigsaw") and FLAGS.scheme != "vit":
         raise InputError(f"--attack={FLAGS.attack} is on --scheme=vit alone.")
-    shape: tuple[int, int, int] = _SHAPES.get(FLAGS.scheme, _SMALL)
+    if FLAGS.attack == "etc_jigsaw" and FLAGS.scheme != "etc":
+        raise InputError("--attack=etc_jigsaw is on --scheme=etc alone.")
+    shape: tuple[int, int, int] = _SMALL if _small_vit() else _SHAPES.get(FLAGS.scheme, _SMALL)
     if FLAGS.image_size is not None:
         shape = _flags.parse_image_size(FLAGS.image_size)
     if shape[2] not in (1, 3):
@@ -127,16 +211,38 @@ def _check_flags() -> tuple[int, int, int]:
         raise InputError(
             f"image_size must be at least 11,11 for SSIM's windows, got {shape[0]},{shape[1]}."
         )
-    if FLAGS.scheme != "pe":
-        block = FLAGS.block_size or (16 if FLAGS.scheme == "vit" else 4)
-        if shape[0] % block or shape[1] % block:
-            raise InputError(
-                f"image_size must have sides that are multiples of the block size {block}, got "
-                f"{shape[0]}x{shape[1]}."
-            )
-    elif FLAGS.block_size is not None:
+    if FLAGS.scheme == "pe" and FLAGS.block_size is not None:
         raise InputError("block_size must be left out for --scheme=pe, which has no blocks.")
+    full_options(SCHEMES[FLAGS.scheme], _options(), shape[2])
+    block = block_size_of(SCHEMES[FLAGS.scheme], _options())
+    if shape[0] % block or shape[1] % block:
+        raise InputError(
+            f"image_size must have sides that are multiples of the block size {block}, got "
+            f"{shape[0]}x{shape[1]}."
+        )
     return shape
+
+
+def _check_belonging() -> None:
+    """Refuses flags that the attack does not look at."""
+    if FLAGS.dataset is not None and FLAGS.images:
+        raise InputError("--images and --dataset cannot both be given.")
+    if FLAGS.dataset is not None and FLAGS.attack not in ("fr", "fr_advanced", *LEARNED):
+        raise InputError(f"--attack={FLAGS.attack} takes --images, not --dataset.")
+    if FLAGS.data_dir is not None and FLAGS.dataset is None:
+        raise InputError("--data_dir goes with --dataset.")
+    if _on_dataset() and FLAGS.mode == "grayscale":
+        raise InputError(
+            "mode must be color here: grayscale ciphertexts have another shape than the images."
+        )
+    others = ["keys", "observed"] if _on_dataset() else ["test_images", "own_images"]
+    if FLAGS.attack not in ("itn", "itn_paired"):
+        others.append("network")
+    if FLAGS.attack not in LEARNED:
+        others += ["scale", "epochs", "victim_images", "checkpoint_dir"]
+    for name in others:
+        if FLAGS[name].present:
+            raise InputError(f"--{name} does not go with --attack={FLAGS.attack} here.")
 
 
 def _observed(available: int) -> int:
@@ -172,10 +278,14 @@ def _public_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray
 def _command() -> str:
     """The flags again, file names without their folders."""
     parts = ["python -m trainers.attack"]
-    for name in ("scheme", "attack", "images", "image_size", "block_size", "keys", "observed"):
+    shown = ["scheme", "attack", "images", "dataset", "image_size", *_scheme_flags.OPTIONS]
+    shown += ["scale", "network", "epochs", "own_images", "victim_images", "test_images"]
+    shown += [] if _on_dataset() else ["keys", "observed"]
+    for name in shown:
         value = FLAGS[name].value
         if value is not None:
             value = ",".join(value) if isinstance(value, list) else value
+            value = str(value).lower() if isinstance(value, bool) else value
             parts.append(f"--{name}={pathlib.Path(value).name if name == 'images' else value}")
     return " ".join([*parts, f"--seed={FLAGS.seed}"])
 

@@ -2,7 +2,8 @@ r"""Makes a table of a paper again, row by row; an interrupted run goes on where
 
 encryption_table is Table I of Qi et al. 2022 (arXiv 2205.12041): accuracy of classifiers that are
 trained and tested on encrypted images. The small scale trains small networks on a part of
-Fashion-MNIST, which is another task: its figures compare rows with each other, not with the paper.
+Fashion-MNIST, which is another task: its figures compare rows with each other, not with the paper;
+it takes about half an hour of one CPU core.
 The full scale has the paper's networks, data (CIFAR-10 and CIFAR-100, downloaded by
 tensorflow-datasets, and KerasHub's ViT-B/16) and settings, and takes days on a large GPU. Nothing
 is trained privately: most of these networks have batch normalisation.
@@ -33,7 +34,7 @@ flags.DEFINE_string("output", None, "Folder of the results (default: reproduced/
 flags.DEFINE_list("rows", None, f"Some rows only: {', '.join(ROWS)}.")
 flags.DEFINE_integer("epochs", None, "Passes over the training images, instead of the scale's.")
 flags.DEFINE_integer("train_examples", None, "Training images, instead of the scale's.")
-flags.DEFINE_integer("test_examples", None, "Test images, instead of all.")
+flags.DEFINE_integer("test_examples", None, "Test images, instead of the scale's.")
 flags.DEFINE_string("data_dir", None, "Folder of the data sets, where they are not at home.")
 
 

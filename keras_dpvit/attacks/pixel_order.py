@@ -8,12 +8,12 @@ import functools
 
 import numpy as np
 
+from keras_dpvit.attacks import swaps
 from keras_dpvit.errors import InputError
 
 # How the difference of two pixels grows with their distance: of all photographs alike, roughly.
 _GROWTH = 1.2
-_STARTS = 9
-_REFINED = 2
+_STARTS = 20
 
 
 def recover_pixel_order(quadrants: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -21,10 +21,10 @@ def recover_pixel_order(quadrants: np.ndarray, seed: int = 0) -> np.ndarray:
 
     1. Root mean square differences between positions are matched to distances on the grid: a
        quadratic assignment, solved by FAQ from several starts.
-    2. The 8 turns of the grid look alike so far; the seams between a block's quadrants, which keep
-       their places, tell them apart.
-    3. The best two are refined: pixels are swapped while neighbours inside and across seams come
-       closer.
+    2. The 8 turns of the grid look alike so far, and distances are but roughly right. So each turn
+       of each is refined: pixels are swapped while neighbours come closer, inside quadrants and
+       across the seams between a block's quadrants, which keep their places and tell turns apart.
+    3. The one with the closest neighbours is taken.
 
     Args:
         quadrants: uint8 `(n, blocks, 4, size, channels)`, size a square, quadrants and pixels in
@@ -47,7 +47,7 @@ def recover_pixel_order(quadrants: np.ndarray, seed: int = 0) -> np.ndarray:
     differences = _root_mean_square(quadrants)
     template = _template(side)
     generator = np.random.default_rng(seed)
-    candidates = []
+    best: tuple[float, np.ndarray] | None = None
     for start in range(_STARTS):
         options = {"maximize": True, "rng": generator}
         if start:
@@ -55,19 +55,11 @@ def recover_pixel_order(quadrants: np.ndarray, seed: int = 0) -> np.ndarray:
         found = quadratic_assignment(differences, template, method="faq", options=options)
         for turn in _turns(side):
             # Which shuffled position lies at each place of the grid.
-            placed = np.argsort(turn[found.col_ind])
-            candidates.append((float(_objective(placed[None], costs, side, (1, 2))[0]), placed))
-    candidates.sort(key=lambda candidate: candidate[0])
-    refined = [_refine(placed, costs, side) for _, placed in _distinct(candidates)[:_REFINED]]
-    return np.argsort(min(refined, key=lambda pair: pair[0])[1])
-
-
-def _distinct(candidates: list[tuple[float, np.ndarray]]) -> list[tuple[float, np.ndarray]]:
-    """Without those that several starts found."""
-    kept: dict[bytes, tuple[float, np.ndarray]] = {}
-    for candidate in candidates:
-        kept.setdefault(candidate[1].tobytes(), candidate)
-    return list(kept.values())
+            refined = _refine(np.argsort(turn[found.col_ind]), costs, side)
+            if best is None or refined[0] < best[0]:
+                best = refined
+    assert best is not None
+    return np.argsort(best[1])
 
 
 def _root_mean_square(quadrants: np.ndarray) -> np.ndarray:
@@ -137,25 +129,6 @@ def _turns(side: int) -> list[np.ndarray]:
     return [t.reshape(-1) for t in turned]
 
 
-def _objective(
-    placed: np.ndarray, costs: np.ndarray, side: int, kinds: tuple[int, ...] = (0, 1, 2)
-) -> np.ndarray:
-    """Sums of the costs of touching places for several arrangements `(m, size)`: `(m,)`."""
-    edges = _edges(side)
-    kind, first, second = edges[np.isin(edges[:, 0], kinds)].T
-    return costs[kind, placed[:, first], placed[:, second]].sum(1)
-
-
 def _refine(placed: np.ndarray, costs: np.ndarray, side: int) -> tuple[float, np.ndarray]:
-    """Swaps the pair that helps most until none does."""
-    first, second = np.triu_indices(len(placed), 1)
-    rows = np.arange(len(first))
-    best = float(_objective(placed[None], costs, side)[0])
-    while True:
-        tried = np.repeat(placed[None], len(first), axis=0)
-        tried[rows, first], tried[rows, second] = placed[second], placed[first]
-        values = _objective(tried, costs, side)
-        winner = int(np.argmin(values))
-        if values[winner] >= best - 1e-9:
-            return best, placed
-        best, placed = float(values[winner]), tried[winner]
+    """The sum over touching places after the swaps that help, and the arrangement."""
+    return swaps.descend(placed, costs, _edges(side))

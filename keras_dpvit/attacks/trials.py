@@ -11,14 +11,23 @@ from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.attacks import (
     chosen_plaintext,
     correlation_jigsaw,
+    etc_jigsaw,
     feature_reconstruction,
     known_plaintext,
     weight_matching,
 )
 from keras_dpvit.attacks.ssim import WINDOWS, ssim
-from keras_dpvit.encryption import SCHEMES, ImageCipher, SecretKey, ViTBlockCipher, make_cipher
+from keras_dpvit.encryption import (
+    SCHEMES,
+    EncryptionThenCompression,
+    ImageCipher,
+    SecretKey,
+    ViTBlockCipher,
+    make_cipher,
+)
 from keras_dpvit.encryption.blocks import Shape
 from keras_dpvit.encryption.keys import SECRET_BYTES
+from keras_dpvit.encryption.schemes import full_options
 from keras_dpvit.errors import InputError
 
 # Every attack, and what the adversary has.
@@ -26,6 +35,7 @@ ATTACKERS = {
     "fr": "ciphertext only",
     "fr_advanced": "ciphertext only",
     "correlation_jigsaw": "ciphertext only",
+    "etc_jigsaw": "ciphertext only",
     "known_plaintext": "known plaintext",
     "chosen_plaintext": "chosen plaintext",
     "weight_matching": "model holder",
@@ -69,6 +79,20 @@ class Setting:
         one_of(ATTACKERS, attack=self.attack)
         if self.attack in _VIT_ONLY and self.scheme != ViTBlockCipher.scheme:
             raise InputError(f"attack {self.attack!r} is on the ViT cipher, not {self.scheme!r}.")
+        if self.attack == "etc_jigsaw" and self.scheme != EncryptionThenCompression.scheme:
+            raise InputError(f"attack 'etc_jigsaw' is on 'etc', not {self.scheme!r}.")
+        options = full_options(self.scheme, self.options, self.image_shape[2])
+        usual = {"channels": "joint", "unit": "quadrant"}
+        if self.attack in _VIT_ONLY and {**options, **usual} != options:
+            raise InputError(
+                f"attack {self.attack!r} takes channels='joint' and unit='quadrant' only."
+            )
+        colour_only = (*_RECONSTRUCTIONS, "etc_jigsaw")
+        if self.attack in colour_only and options.get("mode") == "grayscale":
+            raise InputError(
+                f"attack {self.attack!r} does not take mode='grayscale', whose ciphertexts have "
+                "another shape than the images."
+            )
         if self.attack == "weight_matching" and self.public_weights is None:
             raise InputError("public_weights must be given for attack 'weight_matching'.")
 
@@ -176,6 +200,12 @@ def _recover_key(
         seed = int(generator.integers(2**31))
         size = cipher.params()["block_size"]
         return correlation_jigsaw.recover(encrypted, size, seed), len(encrypted)
+    if setting.attack == "etc_jigsaw":
+        found = etc_jigsaw.recover(encrypted, cipher.params()["block_size"])
+        # Which of the views is the right one is seen by whoever looks at them.
+        views = etc_jigsaw.views(found, setting.image_shape)
+        away = [np.abs(v.decrypt(encrypted).astype(int) - observed).mean() for v in views]
+        return views[int(np.argmin(away))], len(encrypted)
     if setting.attack == "known_plaintext":
         found = known_plaintext.recover(setting.scheme, observed, encrypted, cipher.params())
         return found, len(encrypted)

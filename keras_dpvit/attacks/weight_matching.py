@@ -88,8 +88,7 @@ def recover(
 def recover_from_models(public_model: Any, model: Any) -> ViTBlockCipher:
     """Both permutations from two Keras models of one architecture.
 
-    The patch kernel is the first square 4-D kernel, the position table the first 2-D variable whose
-    path names positions, as in KerasHub's ViT.
+    See `embedding_weights` for where they are looked for.
 
     Args:
         public_model: with the weights that everybody has.
@@ -106,9 +105,31 @@ def recover_from_models(public_model: Any, model: Any) -> ViTBlockCipher:
 def embedding_weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
     """The patch kernel `(block, block, channels, width)` and position table of a Keras ViT.
 
+    Those of a model that `transform_model` knows are where it finds them; of another, the first
+    square 4-D kernel and the first 2-D variable whose path names positions are taken.
+
     Raises:
         InputError: if there are none.
     """
+    from keras_dpvit.encryption import keyed_parts
+
+    try:
+        part = keyed_parts.parts_of(model)[0]
+    except InputError as error:
+        found = _found_by_shape(model)
+        if found is None:
+            raise InputError(
+                "model must have a patch kernel and a table of absolute positions."
+            ) from error
+        return found
+    if not part.positions:
+        raise InputError("model must have a table of absolute positions, got none.")
+    side, depth = part.patch_size, part.image_shape[2]
+    kernel = np.asarray(part.projection).reshape(side, side, depth, -1)
+    return kernel, np.asarray(part.positions[0])
+
+
+def _found_by_shape(model: Any) -> tuple[np.ndarray, np.ndarray] | None:
     kernel = positions = None
     for variable in model.weights:
         shape = tuple(variable.shape)
@@ -116,9 +137,7 @@ def embedding_weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
             kernel = np.asarray(variable)
         if positions is None and "position" in variable.path and len(_squeezed(shape)) == 2:
             positions = np.asarray(variable).reshape(_squeezed(shape))
-    if kernel is None or positions is None:
-        raise InputError("model must have a patch kernel and a table of absolute positions.")
-    return kernel, positions
+    return None if kernel is None or positions is None else (kernel, positions)
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -135,6 +135,27 @@ class ImageCipher(abc.ABC):
         )
 
 
+class BlockCipher(ImageCipher):
+    """A cipher that works in square blocks.
+
+    Args:
+        block_size: int.
+        image_shape: see `ImageCipher.image_shape`.
+        kid: see `ImageCipher.kid`.
+    """
+
+    def __init__(
+        self, block_size: int, image_shape: Shape | None = None, kid: str | None = None
+    ) -> None:
+        super().__init__(image_shape, kid)
+        self._block_size = block_size
+
+    @property
+    def block_size(self) -> int:
+        """Side of a block in pixels."""
+        return self._block_size
+
+
 def check_shape(image_shape: Any) -> Shape:
     """(height, width, channels) as ints.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.encryption import blocks, color
-from keras_dpvit.encryption.cipher import ImageCipher, check_shape, shape_of
+from keras_dpvit.encryption.cipher import BlockCipher, check_shape, shape_of
 from keras_dpvit.encryption.keys import SecretKey, as_key
 from keras_dpvit.encryption.maps import ByteMap, ImageMap
 from keras_dpvit.encryption.permutations import checked_permutation, read_only
@@ -21,7 +21,7 @@ from keras_dpvit.errors import InputError
 BLOCK_SIZES = {"color": 4, "grayscale": 8}
 
 
-class EncryptionThenCompression(ImageCipher):
+class EncryptionThenCompression(BlockCipher):
     """EtC: blocks are permuted, rotated, flipped, inverted and, in colour, recoloured.
 
     * `mode="color"`: (1) block permutation, (2) rotation by k x 90 degrees counter-clockwise, then
@@ -54,11 +54,9 @@ class EncryptionThenCompression(ImageCipher):
         mode: str,
         color_transform: str,
         legacy_channel_bug: bool,
-        image_shape: blocks.Shape | None = None,
-        kid: str | None = None,
+        **identity: Any,
     ) -> None:
-        super().__init__(image_shape, kid)
-        self._block_size = block_size
+        super().__init__(block_size, **identity)
         self._block_permutation = block_permutation
         self._steps = steps
         self._mode = mode
@@ -162,11 +160,6 @@ class EncryptionThenCompression(ImageCipher):
             color_transform=color_transform,
             legacy_channel_bug=legacy_channel_bug,
         )
-
-    @property
-    def block_size(self) -> int:
-        """Side of a block in pixels."""
-        return self._block_size
 
     @property
     def mode(self) -> str:

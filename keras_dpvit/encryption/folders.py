@@ -137,10 +137,8 @@ def decrypt_folder(
     Raises:
         InputError: before anything is written, if the folders or the key do not fit.
     """
-    source, target = _folders(source, target)
     one_of(DECRYPTED_FORMATS, file_format=file_format)
-    manifest = read_manifest(source)
-    _check_key(manifest, key_file, source)
+    source, target, manifest = _encrypted_folder(source, target, key_file)
     job = Job(
         source=source,
         target=target,
@@ -189,9 +187,7 @@ def rotate_folder(
         InputError: before anything is written, if the folders or the keys do not fit, or the old
             scheme is lossy.
     """
-    source, target = _folders(source, target)
-    manifest = read_manifest(source)
-    _check_key(manifest, old, source)
+    source, target, manifest = _encrypted_folder(source, target, old)
     if old.key == new.key:
         raise InputError(f"new_key must be another key than {old.key.kid}.")
     file_format = manifest.header["file_format"]
@@ -377,9 +373,15 @@ def _left(journal: Journal, tasks: list[Task]) -> list[Task]:
     return [task for task in tasks if task.file not in journal.entries]
 
 
-def _check_key(manifest: Manifest, key_file: KeyFile, source: pathlib.Path) -> None:
+def _encrypted_folder(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], key_file: KeyFile
+) -> tuple[pathlib.Path, pathlib.Path, Manifest]:
+    """Both folders as `_folders` returns them, and the manifest, which names this key."""
+    source, target = _folders(source, target)
+    manifest = read_manifest(source)
     kid = manifest.header["kid"]
     if kid != key_file.key.kid:
         raise InputError(
             f"key is {key_file.key.kid}, but {source} was encrypted with key {kid}: wrong key."
         )
+    return source, target, manifest

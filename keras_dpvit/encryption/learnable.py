@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.encryption import blocks
-from keras_dpvit.encryption.cipher import ImageCipher, check_shape
+from keras_dpvit.encryption.cipher import BlockCipher, check_shape
 from keras_dpvit.encryption.keys import SecretKey, as_key
 from keras_dpvit.encryption.maps import ImageMap, NibbleMap
 from keras_dpvit.encryption.permutations import checked_permutation, read_only
@@ -21,7 +21,28 @@ from keras_dpvit.errors import InputError
 VARIANTS = ("tanaka", "paper")
 
 
-class LearnableEncryption(ImageCipher):
+class _NibbleCipher(BlockCipher):
+    """What LE and ELE share: permutations of nibbles, and masks of their own or none."""
+
+    def __init__(
+        self,
+        block_size: int,
+        permutations: np.ndarray,
+        masks: np.ndarray | None,
+        *,
+        variant: str,
+        **identity: Any,
+    ) -> None:
+        super().__init__(block_size, **identity)
+        self._permutations = permutations
+        self._given_masks = masks
+        self._variant = variant
+
+    def params(self) -> dict[str, Any]:
+        return {"block_size": self._block_size, "variant": self._variant}
+
+
+class LearnableEncryption(_NibbleCipher):
     """LE: shuffles and inverts the nibbles of every block, with one key for all blocks.
 
     * `variant="tanaka"`, which made the published figures: the permutation decides what is
@@ -38,22 +59,6 @@ class LearnableEncryption(ImageCipher):
     """
 
     scheme = "le"
-
-    def __init__(
-        self,
-        block_size: int,
-        permutation: np.ndarray,
-        mask: np.ndarray | None,
-        *,
-        variant: str,
-        image_shape: blocks.Shape | None = None,
-        kid: str | None = None,
-    ) -> None:
-        super().__init__(image_shape, kid)
-        self._block_size = block_size
-        self._permutation = permutation
-        self._given_mask = mask
-        self._variant = variant
 
     @classmethod
     def from_key(
@@ -117,48 +122,40 @@ class LearnableEncryption(ImageCipher):
         return cls(block_size, permutation, mask, variant=variant)
 
     @property
-    def block_size(self) -> int:
-        """Side of a block in pixels."""
-        return self._block_size
-
-    @property
     def nibble_permutation(self) -> np.ndarray:
         """The key, int64 of shape `(L,)`. Secret."""
-        return self._permutation
+        return self._permutations
 
     @property
     def inversion_mask(self) -> np.ndarray:
         """Which nibbles are inverted, bool of shape `(L,)`. Secret."""
-        return _reversals(self._permutation, self._given_mask)
+        return _reversals(self._permutations, self._given_masks)
 
     @property
     def key_space_bits(self) -> float:
-        nibbles = len(self._permutation)
+        nibbles = len(self._permutations)
         free = nibbles if self._variant == "paper" else 0
         return blocks.log2_factorial(nibbles) + free
-
-    def params(self) -> dict[str, Any]:
-        return {"block_size": self._block_size, "variant": self._variant}
 
     def check_image_shape(self, shape: blocks.Shape) -> None:
         super().check_image_shape(shape)
         height, width, depth = shape
         blocks.check_divisible(height, width, self._block_size)
-        _check_depth(depth, self._block_size, len(self._permutation))
+        _check_depth(depth, self._block_size, len(self._permutations))
 
     def _build_map(self, shape: blocks.Shape) -> ImageMap:
         count = blocks.block_count(shape[0], shape[1], self._block_size)
-        mask = _net_mask(self._permutation, self._given_mask)
+        mask = _net_mask(self._permutations, self._given_masks)
         return _nibble_map(
             shape,
             self._block_size,
             np.arange(count),
-            np.broadcast_to(self._permutation, (count, len(mask))),
+            np.broadcast_to(self._permutations, (count, len(mask))),
             np.broadcast_to(mask, (count, len(mask))),
         )
 
 
-class ExtendedLearnableEncryption(ImageCipher):
+class ExtendedLearnableEncryption(_NibbleCipher):
     """ELE: LE with a key of its own for each block position, then a permutation of the blocks.
 
     `out_block[i] = scrambled[block_permutation[i]]`, where block j was scrambled with key j.
@@ -179,17 +176,10 @@ class ExtendedLearnableEncryption(ImageCipher):
         block_permutation: np.ndarray,
         permutations: np.ndarray,
         masks: np.ndarray | None,
-        *,
-        variant: str,
-        image_shape: blocks.Shape | None = None,
-        kid: str | None = None,
+        **about: Any,
     ) -> None:
-        super().__init__(image_shape, kid)
-        self._block_size = block_size
+        super().__init__(block_size, permutations, masks, **about)
         self._block_permutation = block_permutation
-        self._permutations = permutations
-        self._given_masks = masks
-        self._variant = variant
 
     @classmethod
     def from_key(
@@ -270,11 +260,6 @@ class ExtendedLearnableEncryption(ImageCipher):
         return cls(block_size, order, keys, masks, variant=variant)
 
     @property
-    def block_size(self) -> int:
-        """Side of a block in pixels."""
-        return self._block_size
-
-    @property
     def block_permutation(self) -> np.ndarray:
         """int64 of shape `(blocks,)`. Secret."""
         return self._block_permutation
@@ -290,9 +275,6 @@ class ExtendedLearnableEncryption(ImageCipher):
         free = nibbles if self._variant == "paper" else 0
         each = blocks.log2_factorial(nibbles) + free
         return count * each + blocks.log2_factorial(count)
-
-    def params(self) -> dict[str, Any]:
-        return {"block_size": self._block_size, "variant": self._variant}
 
     def check_image_shape(self, shape: blocks.Shape) -> None:
         super().check_image_shape(shape)

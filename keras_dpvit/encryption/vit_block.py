@@ -6,16 +6,16 @@ import numpy as np
 
 from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.encryption import blocks
-from keras_dpvit.encryption.cipher import ImageCipher, check_shape
+from keras_dpvit.encryption.cipher import BlockCipher, check_shape
 from keras_dpvit.encryption.keys import SecretKey, as_key
 from keras_dpvit.encryption.maps import ByteMap, ImageMap
-from keras_dpvit.encryption.permutations import checked_permutation
+from keras_dpvit.encryption.permutations import checked_permutation, read_only
 from keras_dpvit.errors import InputError
 
 _PURPOSE = "vit-blockwise"
 
 
-class ViTBlockCipher(ImageCipher):
+class ViTBlockCipher(BlockCipher):
     """Permutes the blocks of an image (K1), then the pixels in every quadrant of a block (K2).
 
     `B'[i] = B[block_permutation[i]]` over blocks in raster order, and in each unit, flattened in
@@ -42,11 +42,9 @@ class ViTBlockCipher(ImageCipher):
         *,
         channels: str,
         unit: str,
-        image_shape: blocks.Shape | None = None,
-        kid: str | None = None,
+        **identity: Any,
     ) -> None:
-        super().__init__(image_shape, kid)
-        self._block_size = block_size
+        super().__init__(block_size, **identity)
         self._block_permutation = block_permutation
         self._pixel_permutation = pixel_permutation
         self._channels = channels
@@ -81,14 +79,10 @@ class ViTBlockCipher(ImageCipher):
         values = side * side * (depth if channels == "independent" else 1)
         return cls(
             block_size,
-            checked_permutation(
-                key.permutation(f"{_PURPOSE}/K1", blocks.block_count(height, width, block_size)),
-                "block_permutation",
+            read_only(
+                key.permutation(f"{_PURPOSE}/K1", blocks.block_count(height, width, block_size))
             ),
-            checked_permutation(
-                key.permutation(f"{_PURPOSE}/K2", values),
-                "pixel_permutation",
-            ),
+            read_only(key.permutation(f"{_PURPOSE}/K2", values)),
             channels=channels,
             unit=unit,
             image_shape=shape,
@@ -140,11 +134,6 @@ class ViTBlockCipher(ImageCipher):
         if cipher.image_shape is not None:
             cipher.check_image_shape(cipher.image_shape)
         return cipher
-
-    @property
-    def block_size(self) -> int:
-        """Side of a block in pixels."""
-        return self._block_size
 
     @property
     def channels(self) -> str:

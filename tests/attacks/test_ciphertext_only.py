@@ -1,6 +1,7 @@
 """Keys and edges from ciphertexts alone."""
 
 import io
+import itertools
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,7 @@ from keras_dpvit.attacks import (
     jigsaw,
     known_plaintext,
     pixel_order,
+    swaps,
     units,
 )
 from keras_dpvit.attacks.ssim import ssim
@@ -55,7 +57,7 @@ def test_seams_tell_the_turns_of_the_grid_apart(photos):
     plain = photographs.crops(photos[:1], 1, np.random.default_rng(1))
     positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
     upright = units.take(plain, positions)
-    for turn in pixel_order._turns(8):
+    for turn in pixel_order._turns(8)[1::2]:
         found = pixel_order.recover_pixel_order(upright[:, :, :, turn])
         np.testing.assert_array_equal(found, turn)
 
@@ -63,13 +65,44 @@ def test_seams_tell_the_turns_of_the_grid_apart(photos):
 def test_swaps_repair_an_order(photos):
     plain = photographs.crops(photos[:1], 1, np.random.default_rng(2))
     positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
-    costs = pixel_order._costs(units.take(plain, positions))
+    costs, edges = pixel_order._costs(units.take(plain, positions)), pixel_order._edges(8)
     right = np.arange(64)
     wrong = right.copy()
     wrong[[3, 40, 17]] = wrong[[40, 17, 3]]
-    value, repaired = pixel_order._refine(wrong, costs, 8)
+    value, repaired = swaps.descend(wrong, costs, edges)
     np.testing.assert_array_equal(repaired, right)
-    assert value == pytest.approx(pixel_order._objective(right[None], costs, 8)[0])
+    assert value == pytest.approx(swaps.total(right, costs, edges))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_swap_helps_any_more(seed):
+    generator = np.random.default_rng(seed)
+    # Two kinds of edges, some pairs of places touching twice and in both directions.
+    edges = np.array([(0, 0, 1), (0, 1, 2), (1, 2, 0), (1, 0, 1), (0, 1, 0), (1, 3, 4), (0, 4, 0)])
+    costs = generator.random((2, 5, 5))
+    start = generator.permutation(5)
+    before = start.copy()
+    value, placed = swaps.descend(start, costs, edges)
+    np.testing.assert_array_equal(start, before)
+    by_hand = sum(costs[kind, placed[a], placed[b]] for kind, a, b in edges)
+    assert value == pytest.approx(by_hand)
+    assert value <= swaps.total(start, costs, edges) + 1e-9
+    for x, y in itertools.combinations(range(5), 2):
+        other = placed.copy()
+        other[[x, y]] = other[[y, x]]
+        assert swaps.total(other, costs, edges) >= value - 1e-9
+
+
+def test_a_shifted_rectangle_is_shifted_back(photos):
+    plain = photographs.crops(photos[2:3], 1, np.random.default_rng(3))[0, :128, :128]
+    pieces = plain.reshape(8, 16, 8, 16, 3).swapaxes(1, 2).reshape(64, 16, 16, 3)
+    ratios = np.minimum([jigsaw._relative(cost) for cost in jigsaw.border_costs(pieces)], 2)
+    frame = np.arange(64).reshape(8, 8)
+    frame[2:5, 1:7] = np.roll(frame[2:5, 1:7], 1, axis=1)
+    found, _ = swaps.descend(frame.reshape(-1), ratios, jigsaw._edges(8, 8))
+    right = np.arange(64)
+    assert found > swaps.total(right, ratios, jigsaw._edges(8, 8))  # swaps alone do not do it
+    np.testing.assert_array_equal(jigsaw._improved(frame, ratios), right)
 
 
 def test_jigsaw_of_rectangles(photos):

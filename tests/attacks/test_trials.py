@@ -34,6 +34,24 @@ def test_chosen_plaintext_is_exact_and_fr_is_not(draw, scheme):
     assert told["ssim_uniform7"]["mean"] < 1
 
 
+def test_etc_falls_to_a_jigsaw_of_many_ciphertexts():
+    loaded = photographs.load()
+
+    def pieces(generator):
+        batch = photographs.crops(loaded, 16, generator, resized=32)
+        return batch, batch[:0]
+
+    setting = trials.Setting("etc", "etc_jigsaw", (32, 32, 3))
+    told = trials.summarize(setting, list(trials.run(setting, pieces, 2, 0)))
+    assert told["exact_keys"] == 1
+    assert told["attacker"] == "ciphertext only"
+    assert told["scored_on"] == "the images that were seen"
+    with pytest.raises(InputError, match=r"on 'etc'"):
+        trials.Setting("le", "etc_jigsaw", (32, 32, 3))
+    with pytest.raises(InputError, match="grayscale"):
+        trials.Setting("etc", "etc_jigsaw", (32, 32, 3), {"mode": "grayscale"})
+
+
 def test_every_key_is_another_and_every_run_the_same(draw):
     setting = trials.Setting("pe", "fr", (32, 32, 3))
     first, again = (list(trials.run(setting, draw, 3, 7)) for _ in range(2))

@@ -43,6 +43,10 @@ FLAGS = {
     "verify": ["images", "json", "keras", "saved_model", "tflite"],
     "evaluate": ["data_dir", "dataset", "image_size", "json", "saved_model", "tflite"],
     "report": ["data_dir", "max_images", "output", "run", "sample_images"],
+    "edge": ["json", "limit", "model", "output", "source", "threads"],
+    "audit": ["canaries", "dataset", "delta", "epsilon", "mechanism", "model", "output"],
+    "attack": ["attack", "images", "json", "keys", "observed", "output", "scheme", "seed"],
+    "reproduce": ["artifact", "data_dir", "output", "rows", "scale"],
 }
 
 

@@ -1,0 +1,146 @@
+"""trainers.attack on images with classes: attacks that train networks, scored by a classifier."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from keras_dpvit import datasets
+from keras_dpvit.attacks import learned_settings
+from keras_dpvit.attacks.learned_training import EpochStore
+from keras_dpvit.errors import InputError
+from trainers import _attack_output, _cli
+
+FLAGS = flags.FLAGS
+
+# Of each scale: the adversary's images, the victim's ciphertexts, scored images.
+_SMALL = (4000, 4000, 1000)
+_PICTURES = 20
+
+
+def run(
+    scheme: str, options: dict[str, Any], image_shape: tuple[int, int, int], command: str
+) -> None:
+    """Attacks one key and prints what came of it.
+
+    Args:
+        scheme: a name of `keras_dpvit.encryption.SCHEMES`.
+        options: of the scheme.
+        image_shape: (height, width, channels).
+        command: for the results.
+    """
+    settings = None
+    if FLAGS.attack in learned_settings.ATTACKERS:
+        changes: dict[str, Any] = {"seed": FLAGS.seed}
+        if FLAGS.epochs is not None:
+            changes["epochs"] = FLAGS.epochs
+        scale = FLAGS.scale or "small"
+        settings = learned_settings.settings_for(
+            FLAGS.attack, scheme, options, scale, FLAGS.network, **changes
+        )
+    output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
+    data = _load(image_shape)
+    from keras_dpvit.attacks import learned
+
+    own, victim, test = _amounts(data)
+    parts = learned.make_parts(data, image_shape, own, victim, test, FLAGS.seed)
+    if FLAGS.checkpoint_dir is not None:
+        EpochStore(FLAGS.checkpoint_dir)  # before any time is spent
+    _cli.start_tensorflow()
+    bar = _EpochBar(settings.epochs if settings else 0)
+    with _cli.quiet_stderr() if settings is None else bar:
+        judge = learned.train_judge(parts.own, parts.own_labels, data.num_classes, FLAGS.seed)
+        outcome = learned.attack_test_images(
+            FLAGS.attack,
+            scheme,
+            options,
+            parts,
+            judge,
+            settings,
+            FLAGS.seed,
+            FLAGS.checkpoint_dir,
+            bar.after_epoch,
+        )
+    summary = {"command": command, "dataset": data.name, **outcome.summary}
+    if output is not None:
+        _attack_output.write(output, [_Shown(outcome)], summary)
+    print(json.dumps(summary, indent=2) if FLAGS.json else text(summary))
+    if output is not None and not FLAGS.json:
+        print(f"pictures (plain, encrypted, recovered) and results.json: {output}")
+
+
+def text(summary: dict[str, Any]) -> str:
+    """The summary in a few lines."""
+    accuracy = summary["accuracy"]
+    lines = [
+        f"{summary['attack']} ({summary['attacker']}) on {summary['scheme']}: "
+        f"{summary['images_used']} images seen under the key, "
+        f"{summary['images_scored_per_key']} others scored, {summary['seconds']:.0f} s",
+        *_attack_output.ssim_lines(summary),
+        "  for comparison      mean image, median "
+        f"{summary['ssim_uniform7_mean_image']['median']:.3f}; recovered against another image, "
+        f"median {summary['ssim_uniform7_other_image']['median']:.3f} (7x7)",
+        f"  classifier          {accuracy['recovered']:.1%} right on recovered images, "
+        f"{accuracy['plain']:.1%} on plain ones, {accuracy['ciphertext']:.1%} on ciphertexts",
+        "  verdict             " + ("broken" if summary["broken"] else "not broken by it"),
+    ]
+    return "\n".join(lines)
+
+
+def _load(image_shape: tuple[int, int, int]) -> Any:
+    if FLAGS.dataset is None:
+        if not pathlib.Path(FLAGS.images).is_dir():
+            raise InputError(f"images must be a folder, got {FLAGS.images!r}.")
+        return datasets.load("image_folder", FLAGS.images, image_shape=image_shape)
+    shape = image_shape if FLAGS.dataset == "image_folder" else None
+    return datasets.load(FLAGS.dataset, FLAGS.data_dir, image_shape=shape)
+
+
+def _amounts(data: Any) -> list[int]:
+    """How many images of each kind; half of the training part for each side, or fewer."""
+    half, test = len(data.x_train) // 2, len(data.x_test)
+    counts = [half, half, test]
+    if FLAGS.scale != "full":
+        counts = [min(pair) for pair in zip(counts, _SMALL, strict=True)]
+    given = (FLAGS.own_images, FLAGS.victim_images, FLAGS.test_images)
+    return [count if value is None else value for count, value in zip(counts, given, strict=True)]
+
+
+class _Shown:
+    """The first pictures of an outcome, as `_attack_output.write` takes them."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.plain: np.ndarray = outcome.plain[:_PICTURES]
+        self.encrypted: np.ndarray = outcome.encrypted[:_PICTURES]
+        self.recovered: np.ndarray = outcome.recovered[:_PICTURES]
+        self.scores = {
+            name: outcome.summary[f"ssim_{name}"]["mean"] for name in ("uniform7", "gaussian11")
+        }
+
+
+class _EpochBar:
+    """A bar over epochs on a terminal, with the last losses."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._bar: Any = None
+
+    def __enter__(self) -> "_EpochBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def after_epoch(self, epoch: int, losses: dict[str, float]) -> None:
+        """Moves on."""
+        import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm.tqdm(
+                total=self._epochs, initial=epoch - 1, desc="training", unit="epoch", disable=None
+            )
+        self._bar.set_postfix({name: f"{value:.4f}" for name, value in losses.items()})
+        self._bar.update(1)
