@@ -170,9 +170,9 @@ def sia_discriminator(
         for size, stride in ((3, 1), (4, 2)):
             x = _spectral_conv(x, filters, size, stride, bias=True)
             x = keras.layers.LeakyReLU(_SLOPE)(x)
-    x = SelfAttention(name="attention")(x)
+    x = FeatureAttention(name="attention")(x)
     x = _spectral_conv(x, widths[-1], 3, bias=True)
-    x = SelfAttention(name="last_attention")(keras.layers.LeakyReLU(_SLOPE)(x))
+    x = FeatureAttention(name="last_attention")(keras.layers.LeakyReLU(_SLOPE)(x))
     x = keras.layers.Flatten()(x)
     scores = keras.layers.SpectralNormalization(keras.layers.Dense(1))(x)
     return keras.Model(images, scores, name="sia_discriminator")
@@ -255,7 +255,7 @@ def read_blocks(
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
-class SelfAttention(keras.layers.Layer):
+class FeatureAttention(keras.layers.Layer):
     """Attention between all places of a feature map, added with a learned factor that starts at 0.
 
     `y = x + gamma * softmax(q k^T) v`, with q and k of an eighth of the channels; all three are

@@ -15,6 +15,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 
 _MOST_MEAN = 500.0  # beyond it the first probability of a Poisson count leaves the floats
+_LEAST_SHAPE = 1e-200  # below it probabilities are those of shape 0, and products leave the floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class TrialCount:
         if log_gamma == 0:
             return 1, 1.0, lambda k: 0.0
         going_on = -math.expm1(log_gamma)
-        if shape == 0:
+        if shape < _LEAST_SHAPE:
             first = going_on / -log_gamma
         else:
             power = shape * log_gamma
@@ -85,7 +86,7 @@ def _log_halting_probability(mean: float, shape: float) -> float:
 
     def mean_at(log_gamma: float) -> float:
         power = shape * log_gamma
-        scale = shape / -math.expm1(power) if shape else -1 / log_gamma
+        scale = -1 / log_gamma if shape < _LEAST_SHAPE else shape / -math.expm1(power)
         return scale * -math.expm1(log_gamma) / math.exp(log_gamma)
 
     if mean == 1:

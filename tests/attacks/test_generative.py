@@ -94,7 +94,7 @@ def test_spectral_norm_is_one_after_training_calls():
 
 
 def test_attention_starts_as_the_identity_and_sees_every_place():
-    layer = learned_networks.SelfAttention()
+    layer = learned_networks.FeatureAttention()
     x = np.random.default_rng(0).normal(size=(1, 4, 4, 16)).astype(np.float32)
     np.testing.assert_array_equal(layer(x), x)
     layer.gamma.assign(1.0)

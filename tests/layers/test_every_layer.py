@@ -1,7 +1,9 @@
 """What every layer owes Keras and its neighbours in the batch."""
 
+import ast
 import inspect
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_dpvit as kd
 from keras_dpvit import layers
 
 GRID = [[0.5, 0.0], [2.5, 0.0], [0.5, 1.0], [2.5, 1.0]]
@@ -293,3 +296,16 @@ def test_layers_saved_together_give_the_same_in_a_fresh_process(shake, tmp_path)
         assert len(found.files) == len(outputs)
         for n, output in enumerate(outputs):
             np.testing.assert_array_equal(found[str(n)], output, err_msg=name)
+
+
+def test_no_two_classes_are_saved_under_one_name():
+    """Keras would load one as the other, as soon as both are imported."""
+    names = []
+    for path in pathlib.Path(kd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(
+                "register_keras_serializable" in ast.unparse(d) for d in node.decorator_list
+            ):
+                names.append(node.name)
+    assert len(names) > 20
+    assert sorted(names) == sorted(set(names))

@@ -7,7 +7,7 @@ import dp_accounting
 import numpy as np
 import pytest
 from dp_accounting import dp_event
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
@@ -67,6 +67,7 @@ def test_numbers_of_runs_follow_their_distribution(mean, shape):
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1.0, 60.0), st.floats(0, 5) | st.sampled_from([0.0, 1.0, math.inf]))
+@example(2.0, 5e-324)
 def test_the_mean_is_the_one_that_is_paid_for(mean, shape):
     count = TrialCount(mean, shape)
     number, probability, ratio = count._first()
