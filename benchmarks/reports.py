@@ -10,7 +10,7 @@ from keras_dpvit.errors import InputError
 
 
 def machine() -> dict[str, Any]:
-    """What the times depend on: cores, processor, what else was running at the start."""
+    """What the times depend on: cores, processor, load at the start, another `malloc`."""
     try:
         cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -21,6 +21,7 @@ def machine() -> dict[str, Any]:
         "cores_allowed": len(os.sched_getaffinity(0)),
         "cpu_model": model.group(1) if model else platform.machine(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
+        "preloaded": [pathlib.Path(file).name for file in os.environ.get("LD_PRELOAD", "").split()],
         "python": platform.python_version(),
     }
 

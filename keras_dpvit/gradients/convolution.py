@@ -5,47 +5,30 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.dense import joined_tokens, token_norms, token_sums
 from keras_dpvit.gradients.rules import (
-    GradientRule,
     InstantiatedRule,
     LayerCall,
     full_precision,
     register_rule,
 )
+from keras_dpvit.gradients.tokens import TokenRule, joined_tokens
 from keras_dpvit.layers.convolution import TokenDepthwiseConv
 
 
 @register_rule(keras.layers.Conv1D)
 @register_rule(keras.layers.Conv2D)
-class ConvRule(GradientRule):
+class ConvRule(TokenRule):
     """A convolution is a Dense layer on patches: each place is a token, each window its input."""
-
-    tap = "activation"
-    variable_names = ("_kernel", "bias")
 
     def supports(self, layer: Any) -> bool:
         return layer.groups == 1 and layer.data_format == "channels_last"
 
-    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+    def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         """Windows `(records, places, taps * channels)` and gradients `(records, places, out)`."""
         return [
             joined_tokens([_windows(layer, full_precision(call.inputs)) for call in calls]),
             joined_tokens([call.gradient for call in calls]),
         ]
-
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
-        inputs, gradients = factors
-        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        return token_norms(inputs, gradients, kernel, bias)
-
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
-        inputs, gradients = factors
-        kernel, bias = self.trains(layer, "_kernel"), self.trains(layer, "bias")
-        sums = token_sums(inputs, gradients, weights, kernel, bias)
-        if kernel:
-            sums[0] = tf.reshape(sums[0], layer.kernel.shape)
-        return sums
 
 
 @register_rule(keras.layers.DepthwiseConv1D)

@@ -7,9 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.dense import joined_tokens, token_norms, token_sums
-from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
+from keras_dpvit.gradients.rules import LayerCall, full_precision, register_rule
+from keras_dpvit.gradients.tokens import TokenRule, joined_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +52,12 @@ def _parse(equation: str) -> _Equation | None:
 
 
 @register_rule(keras.layers.EinsumDense)
-class EinsumDenseRule(GradientRule):
+class EinsumDenseRule(TokenRule):
     """A Dense layer in other axes: put in order, its inputs and outputs are rows of tokens.
 
     A bias may cover any axes of the output but the records'; its gradient for a record is the
     output's, summed over the axes that it lacks.
     """
-
-    tap = "activation"
-    variable_names = ("_kernel", "bias")
 
     def supports(self, layer: Any) -> bool:
         equation = _parse(layer.equation)
@@ -73,40 +69,36 @@ class EinsumDenseRule(GradientRule):
         misread = sum(side > 1 for side in shape) == 1 and shape[-1] == 1
         return len(shape) <= len(equation.outputs) and not misread
 
-    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
-        """Of a kernel that trains, tokens as in Dense; of a bias that does, its gradients."""
-        kernel = _tokens(layer, calls) if self.trains(layer, "_kernel") else []
-        return kernel + ([_bias_gradients(layer, calls)] if self.trains(layer, "bias") else [])
+    def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        equation = _parse(layer.equation)
+        assert equation is not None
+        inputs = [
+            _rows(call.inputs, equation.inputs, equation.tokens, equation.contracted)
+            for call in calls
+        ]
+        gradients = [
+            _rows(call.gradient, equation.outputs, equation.tokens, equation.kept) for call in calls
+        ]
+        return [joined_tokens(inputs), joined_tokens(gradients)]
 
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
-        parts = []
-        if self.trains(layer, "_kernel"):
-            parts.append(token_norms(factors[0], factors[1], True, False))
-        if self.trains(layer, "bias"):
-            parts.append(kernels.squared_norms(factors[-1]))
-        return tf.add_n(parts)
+    def bias_gradients(self, layer: Any, calls: list[LayerCall]) -> Any:
+        shape = layer.bias.shape
+        each = []
+        for call in calls:
+            gradient = full_precision(call.gradient)
+            first = gradient.shape.rank - len(shape)
+            lacking = [first + i for i, side in enumerate(shape) if side == 1]
+            summed = tf.reduce_sum(gradient, axis=[*range(1, first), *lacking])
+            each.append(tf.reshape(summed, (-1, *shape)))
+        return tf.add_n(each)
 
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
-        sums = []
-        if self.trains(layer, "_kernel"):
-            (kernel,) = token_sums(factors[0], factors[1], weights, True, False)
-            sums.append(_in_kernel_order(layer, kernel))
-        if self.trains(layer, "bias"):
-            sums.append(kernels.weighted_sum(factors[-1], weights))
-        return sums
-
-
-def _tokens(layer: Any, calls: list[LayerCall]) -> list[Any]:
-    """Inputs `(records, tokens, in)` and output gradients `(records, tokens, out)`."""
-    equation = _parse(layer.equation)
-    assert equation is not None
-    inputs = [
-        _rows(call.inputs, equation.inputs, equation.tokens, equation.contracted) for call in calls
-    ]
-    gradients = [
-        _rows(call.gradient, equation.outputs, equation.tokens, equation.kept) for call in calls
-    ]
-    return [joined_tokens(inputs), joined_tokens(gradients)]
+    def in_kernel_order(self, layer: Any, kernel: Any) -> Any:
+        equation = _parse(layer.equation)
+        assert equation is not None
+        sides = dict(zip(equation.kernel, layer.kernel.shape, strict=True))
+        found = equation.contracted + equation.kept
+        kernel = tf.reshape(kernel, [sides[letter] for letter in found])
+        return tf.transpose(kernel, [found.index(letter) for letter in equation.kernel])
 
 
 def _rows(tensor: Any, letters: str, tokens: str, width: str) -> Any:
@@ -114,29 +106,6 @@ def _rows(tensor: Any, letters: str, tokens: str, width: str) -> Any:
     tensor = tf.transpose(full_precision(tensor), [0, *order])
     sides = tensor.shape[1:]
     return tf.reshape(tensor, (-1, _product(sides[: len(tokens)]), _product(sides[len(tokens) :])))
-
-
-def _in_kernel_order(layer: Any, kernel: Any) -> Any:
-    """`(in, out)` as the kernel is laid out."""
-    equation = _parse(layer.equation)
-    assert equation is not None
-    sides = dict(zip(equation.kernel, layer.kernel.shape, strict=True))
-    found = equation.contracted + equation.kept
-    kernel = tf.reshape(kernel, [sides[letter] for letter in found])
-    return tf.transpose(kernel, [found.index(letter) for letter in equation.kernel])
-
-
-def _bias_gradients(layer: Any, calls: list[LayerCall]) -> Any:
-    """The bias' gradient of each record, `(records, *bias.shape)`."""
-    shape = layer.bias.shape
-    each = []
-    for call in calls:
-        gradient = full_precision(call.gradient)
-        first = gradient.shape.rank - len(shape)
-        lacking = [first + i for i, side in enumerate(shape) if side == 1]
-        summed = tf.reduce_sum(gradient, axis=[*range(1, first), *lacking])
-        each.append(tf.reshape(summed, (-1, *shape)))
-    return tf.add_n(each)
 
 
 def _product(sides: Any) -> int:

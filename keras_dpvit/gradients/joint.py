@@ -5,8 +5,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.dense import DenseRule, joined_tokens
+from keras_dpvit.gradients.dense import DenseRule
 from keras_dpvit.gradients.rules import LayerCall
+from keras_dpvit.gradients.tokens import bias_gradients, joined_tokens
 from keras_dpvit.gradients.units import Unit
 
 
@@ -45,26 +46,26 @@ class JointDense:
 
     def __init__(self, units: list[Unit]) -> None:
         self._units = units
-        self._biased = [u.rule.trains(u.layer, "bias") for u in units]
+        self._biased = [i for i, u in enumerate(units) if u.rule.trains(u.layer, "bias")]
 
     def factors(self, calls: list[list[LayerCall]]) -> list[Any]:
-        """Inputs `(records, tokens, in)`, gradients `(records, tokens, layers * out)`."""
+        """Inputs `(records, tokens, in)`, gradients `(records, tokens, layers * out)`, biases'."""
         gradients = [joined_tokens([call.gradient]) for (call,) in calls]
-        return [joined_tokens([calls[0][0].inputs]), tf.concat(gradients, axis=2)]
+        biases = [bias_gradients([calls[index][0].gradient]) for index in self._biased]
+        return [joined_tokens([calls[0][0].inputs]), tf.concat(gradients, axis=2), *biases]
 
     def squared_norms(self, factors: list[Any]) -> list[Any]:
         """A tensor `(records,)` for each unit."""
-        inputs, gradients = factors
+        inputs, gradients, *biases = factors
         norms = kernels.squared_norms(self._written_out(inputs, gradients))
         norms = tf.unstack(tf.reshape(norms, (-1, len(self._units))), axis=1)
-        for index, bias in enumerate(self._bias_gradients(gradients)):
-            if self._biased[index]:
-                norms[index] += kernels.squared_norms(bias)
+        for index, bias in zip(self._biased, biases, strict=True):
+            norms[index] += kernels.squared_norms(bias)
         return norms
 
     def weighted_sums(self, factors: list[Any], weights: list[Any]) -> list[list[Any]]:
         """For each unit the sums under its own weights `(records,)`, variable by variable."""
-        inputs, gradients = factors
+        inputs, gradients, *biases = factors
         rows = self._written_out(inputs, gradients)
         count = len(self._units)
         # Row l has the weights of layer l at its own rows and nothing at the others'.
@@ -72,9 +73,8 @@ class JointDense:
         sums = tf.matmul(tf.reshape(own, (-1, count)), rows, transpose_a=True)
         sums = tf.transpose(tf.reshape(sums, (count, -1, inputs.shape[2])), (0, 2, 1))
         found = [[kernel] for kernel in tf.unstack(sums)]
-        for index, bias in enumerate(self._bias_gradients(gradients)):
-            if self._biased[index]:
-                found[index].append(kernels.weighted_sum(bias, weights[index]))
+        for index, bias in zip(self._biased, biases, strict=True):
+            found[index].append(kernels.weighted_sum(bias, weights[index]))
         return found
 
     def _written_out(self, inputs: Any, gradients: Any) -> Any:
@@ -82,9 +82,6 @@ class JointDense:
         products = tf.matmul(gradients, inputs, transpose_a=True)
         width = gradients.shape[2] // len(self._units) * inputs.shape[2]
         return tf.reshape(products, (-1, width))
-
-    def _bias_gradients(self, gradients: Any) -> list[Any]:
-        return tf.split(tf.reduce_sum(gradients, axis=1), len(self._units), axis=1)
 
 
 def joined(units: list[Unit], calls: list[list[LayerCall]]) -> list[tuple[Any, list[int]]]:

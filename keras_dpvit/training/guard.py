@@ -112,9 +112,12 @@ class Guard(keras.callbacks.Callback):
 
     def _variables(self) -> list[Any]:
         trainer = self._trainer
-        model, optimizer = trainer._model, trainer._optimizer
-        optimizer.build(model.trainable_variables)
-        return [*model.variables, *optimizer.variables, trainer._steps, trainer._state]
+        return [
+            *trainer._model.variables,
+            *trainer._optimizer.variables,
+            trainer._steps,
+            trainer._state,
+        ]
 
     def _save(self) -> None:
         assert self._checkpoint is not None

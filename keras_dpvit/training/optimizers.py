@@ -1,6 +1,5 @@
 """Keras optimizers that never train without a plan, and never on plain gradients."""
 
-import weakref
 from typing import Any
 
 import keras
@@ -20,10 +19,7 @@ class _PrivateOptimizer:
     """What the private optimizers share: the plan, and the refusal of plain gradients."""
 
     plan: PrivacyPlan
-    _model: Any = None
     # Of Keras' optimizer, the other base.
-    built: bool
-    build: Any
     gradient_accumulation_steps: int | None
     _trainable_variables: list[Any]
 
@@ -48,7 +44,6 @@ class _PrivateOptimizer:
         from keras_dpvit.training.trainer import PrivateTrainer
 
         self._check_accumulation()
-        self._model = weakref.ref(model)
         return PrivateTrainer(model, self, self.plan, jit_compile)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
@@ -63,10 +58,6 @@ class _PrivateOptimizer:
                 "per-example gradients can be trained with it. Use DPViTClassifier, or wrap the "
                 "model with keras_dpvit.make_private(model)."
             )
-        if not self.built:
-            # In the model's own order, as files have it; the gradients come layer by layer.
-            known = None if self._model is None else self._model()
-            self.build(trainable_variables if known is None else known.trainable_variables)
         return super().apply(list(grads), trainable_variables)  # type: ignore[misc]
 
     def finalize_variable_values(self, var_list: Any) -> None:

@@ -197,6 +197,8 @@ class PrivateTrainer:
             physical_batch_size=self._physical_batch_size,
             jit_compile=self._jit_compile,
         )
+        # In the model's own order, as files have it; the gradients come layer by layer.
+        self._optimizer.build(self._model.trainable_variables)
         self._model.train_function = None  # traced for another step
         self._prepared = wanted
 
@@ -215,13 +217,17 @@ class PrivateTrainer:
         if self._augmentation is not None:
             seed = tf.random.experimental.stateless_fold_in(self._augmentation_key, self._steps)
             x, y, present = self._augmentation.apply(x, y, present, seed)
+        with tf.control_dependencies([present]):
+            # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
+            step = tf.identity(self._steps)
         sums, tally, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
-        gradients, state = self.step.release(sums, tally, self._state, self._steps, self._noise_key)
+        gradients, state = self.step.release(sums, tally, self._state, step, self._noise_key)
         with tf.control_dependencies([tally]):
             # Not before the batch is there: the sampler asks for the number of its step.
             self._steps.assign_add(1)
-        self._state.assign(state)
-        self._optimizer.apply(gradients, self._variables)
+            # Hundreds of small reads, which would come before the forward pass.
+            self._state.assign(state)
+            self._optimizer.apply(gradients, self._variables)
         return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
 
     def _update_metrics(self, y: Any, outputs: Any, losses: Any) -> dict[str, Any]:
