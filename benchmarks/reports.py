@@ -15,13 +15,14 @@ def machine() -> dict[str, Any]:
         cpuinfo = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         cpuinfo = ""
+    preloaded = re.split(r"[\s:]", os.environ.get("LD_PRELOAD", ""))
     model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     return {
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)),
         "cpu_model": model.group(1) if model else platform.machine(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
-        "preloaded": [pathlib.Path(file).name for file in os.environ.get("LD_PRELOAD", "").split()],
+        "preloaded": [pathlib.Path(file).name for file in preloaded if file],
         "python": platform.python_version(),
     }
 

@@ -57,8 +57,7 @@ class CertifiedStep:
         self._rows_per_unit = rows_per_unit
         limit = max(1, physical_batch_size // rows_per_unit)
         self._xla = jit_compile
-        self._grain = _grain(plan.num_microbatches, limit, 1.0 if jit_compile else 0.5)
-        self._chunk_units = limit - limit % self._grain
+        self._chunk_sizes = _chunk_sizes(plan.num_microbatches, limit, jit_compile)
         self._seed_states = [
             part.state for layer in model._flatten_layers() for part in _generators(layer)
         ]
@@ -82,10 +81,9 @@ class CertifiedStep:
         """
         rows = self._rows_per_unit
         units = tf.shape(y)[0] // rows
-        limit = self._chunk_units
-        chunks = tf.maximum(1, (units + limit - 1) // limit)
-        grain = self._grain
-        size = tf.maximum(1, (units + chunks * grain - 1) // (chunks * grain)) * grain
+        grain, least, most = self._chunk_sizes
+        chunks = tf.maximum(1, (units + most - 1) // most)
+        size = tf.maximum(least, (units + chunks * grain - 1) // (chunks * grain) * grain)
         total = tf.shape(y)[0]
         x, y, present = (_padded(t, chunks * size * rows) for t in (x, y, present))
 
@@ -234,13 +232,26 @@ def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
     return tf.stack(columns, axis=1)
 
 
-def _grain(units: int, chunk_units: int, deviations: float) -> int:
-    """The step between sizes of chunks, from deviations of a Poisson sample's size over its chunks.
+def _chunk_sizes(units: int, limit: int, xla: bool) -> tuple[int, int, int]:
+    """The step between sizes of chunks, the least and the greatest, for Poisson samples.
 
-    A compilation by XLA costs more time and memory than what kernels prepare for a size.
+    A compilation by XLA costs more time and memory than what kernels prepare for a size: it gets
+    five sizes if it can, up to two deviations from the mean; beyond them a sample is padded, or
+    cut once more.
+
+    Args:
+        units: int, expected in a sample.
+        limit: int, units at once.
+        xla: bool.
     """
-    chunks = math.ceil(units / chunk_units)
-    return min(chunk_units, max(1, round(deviations * math.sqrt(units) / chunks)))
+    chunks = math.ceil(units / limit)
+    deviation = math.sqrt(units) / chunks
+    grain = min(limit, max(1, round(deviation if xla else deviation / 2)))
+    most = limit - limit % grain
+    ends = (units / chunks + sign * 2 * deviation for sign in (-1, 1))
+    low, high = (math.ceil(end / grain) * grain for end in ends)
+    # Where memory cuts more often than that, the parts have sizes of their own.
+    return (grain, max(low, grain), high) if xla and high <= most else (grain, grain, most)
 
 
 def _padded(tensor: Any, length: Any) -> Any:

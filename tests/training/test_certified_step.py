@@ -1,14 +1,18 @@
 """The step against its claim: what one record can move, what noise is added, what is spent."""
 
 import itertools
+import math
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies as st
 from scipy import stats
 
 import keras_dpvit as kd
+from keras_dpvit.training.step import _chunk_sizes
 from keras_dpvit.training.trainer import PrivateTrainer
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -116,6 +120,30 @@ def test_memory_chunks_change_no_result():
         assert same_count == count
         for a, b in zip(whole, parts, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("records", [3, 20, 44])
+def test_xla_changes_no_result_whatever_the_size_of_the_sample(records):
+    x, y = data(records)
+    found = []
+    for jit_compile in (False, True):
+        the_plan = plan(20, sensitivity=kd.FixedSensitivity(0.3))
+        model = compiled(small_model(), the_plan, jit_compile=jit_compile)
+        found.append(neighbours(model, chunk=48)(x, y))
+    (sums, count, _), (same_sums, same_count, _) = found
+    assert count == same_count
+    for a, b in zip(sums, same_sums, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@hypothesis.given(units=st.integers(1, 5000), limit=st.integers(1, 500), xla=st.booleans())
+def test_chunks_fit_into_memory_and_xla_meets_five_sizes_where_a_sample_does(units, limit, xla):
+    grain, least, most = _chunk_sizes(units, limit, xla)
+    assert 1 <= grain <= least <= most <= limit
+    assert least % grain == most % grain == 0
+    if xla and units + 5 * math.sqrt(units) <= limit:
+        assert (most - least) // grain < 6
+        assert least <= units <= most
 
 
 def neighbours(model, chunk=32):
