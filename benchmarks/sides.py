@@ -77,7 +77,7 @@ def keras_side(
         settings,
         pace=pace,
         # XLA compiles for each size of a Poisson sample's chunks that it has not met yet.
-        first_steps=50 if private and jit_compile else 5,
+        first_steps=150 if private and jit_compile else 5,
         environment=quiet,
     )
 
