@@ -23,6 +23,8 @@ class InferenceNoise:
 
     Attributes:
         is_drawn: bool, whether a call outside training draws noise.
+        has_range: bool, whether that noise leaves activations in some range: a normalisation's
+            does not, for it divides by a noised deviation, which can come to nothing.
 
     Raises:
         InputError: if noise is wanted and no layer has any.
@@ -36,7 +38,9 @@ class InferenceNoise:
                 "norm_noise_stddev above 0, for there is no noise in this one."
             )
         self._choices = [x.noise_at_inference if wanted is None else wanted for x in self._layers]
-        self.is_drawn = any(self._choices)
+        drawn = [x for x, choice in zip(self._layers, self._choices, strict=True) if choice]
+        self.is_drawn = bool(drawn)
+        self.has_range = all(_is_on_attention(layer) for layer in drawn)
 
     def generator_states(self) -> list[Any]:
         """The variables that the layers' own generators keep, of no use in an export."""
@@ -63,8 +67,12 @@ def _is_noisy(layer: Any) -> bool:
     return has_choice and getattr(layer, "seed_generator", None) is not None
 
 
+def _is_on_attention(layer: Any) -> bool:
+    return hasattr(layer, "attention_noise_stddev")
+
+
 def _stddev(layer: Any) -> float:
-    on_attention = hasattr(layer, "attention_noise_stddev")
+    on_attention = _is_on_attention(layer)
     return float(layer.attention_noise_stddev if on_attention else layer.noise_stddev)
 
 

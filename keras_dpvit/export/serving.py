@@ -24,6 +24,7 @@ class ServedModel(tf.Module):
         class_names: list of str.
         is_fused: bool.
         draws_noise: bool, whether two calls on one image differ.
+        noise_has_range: bool, see `InferenceNoise.has_range`.
         model_variables: the TensorFlow variables, without the states of noise generators.
 
     Raises:
@@ -50,6 +51,7 @@ class ServedModel(tf.Module):
         self.class_names = names
         self.is_fused = isinstance(model, FusedClassifier)
         self.draws_noise = self._noise.is_drawn
+        self.noise_has_range = self._noise.has_range
         left_out = {id(state) for state in self._noise.generator_states()}
         self.model_variables = [v.value for v in model.variables if id(v) not in left_out]
 

@@ -60,9 +60,8 @@ def tflite(
             images half black, half white are added (`calibration.extreme_images`).
         class_names: names in the order of the classes; None numbers them.
         noise_at_inference: bool, whether the layers' noise is drawn, anew on every image. None
-            leaves it to the model, which by default is silent outside training. Noise that can
-            take a token's deviation to zero has no range that int8 could hold: keep
-            `norm_noise_stddev` well below 1 for "int8".
+            leaves it to the model, which by default is silent outside training. "int8" keeps
+            noise of attention alone.
         card: the privacy card; None makes one if the model has a privacy ledger.
 
     Raises:
@@ -96,6 +95,13 @@ def convert(served: ServedModel, quantize: str | None = None, calibration: Any =
         _validate.one_of(QUANTIZATIONS, quantize=quantize)
     if quantize == "int8":
         images = _checked_calibration(calibration, served.image_shape)
+        if not served.noise_has_range:
+            raise InputError(
+                'quantize="int8" cannot keep the noise of normalisation layers at inference: it '
+                "divides by a noised deviation, and one number near zero while the ranges are "
+                'measured would spoil the file. Take quantize="dynamic", or '
+                "noise_at_inference=False."
+            )
         return flatbuffer_of(served, quantize, images)
     if calibration is not None:
         raise InputError(f'calibration is for quantize="int8" alone, got {quantize!r}.')
