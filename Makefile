@@ -35,18 +35,20 @@ lint: $(VENV)/.test-installed
 docs: $(VENV)/.demo-installed
 	$(PY) docs/build.py
 
-# Debian packages that the tests read (Fashion-MNIST) and open the report in (Chromium).
+# Debian packages that the tests read (Fashion-MNIST), open the report in (Chromium) and compile
+# kernels with (g++).
 data:
 	@missing=; \
 	test -d $(FASHION_MNIST) || missing="dataset-fashion-mnist"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
 	test -z "$$missing" || { \
 		echo "Installing for the tests:" $$missing; \
 		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
 		$$sudo apt-get update -q && \
 		$$sudo apt-get install -q -y --no-install-recommends $$missing; \
 	} || { \
-		echo "Could not. Install chromium, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
+		echo "Could not. Install g++, chromium, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
 		exit 1; \
 	}
 

@@ -36,6 +36,7 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    package_data={"keras_dpvit.native": ["*.cc", "*.h"]},
     # TensorFlow Privacy 0.9 needs Python < 3.12, the other pins need >= 3.11.
     python_requires=">=3.11,<3.12",
     packages=setuptools.find_packages(include=["keras_dpvit", "keras_dpvit.*", "trainers"]),

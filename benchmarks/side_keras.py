@@ -10,6 +10,7 @@ import tensorflow as tf
 import keras_dpvit as kd
 from benchmarks import vit
 from benchmarks.pacing import Pacer
+from keras_dpvit import native
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "vit": {
@@ -95,6 +96,7 @@ def main() -> None:
         "keras": keras.__version__,
         "tensorflow": tf.__version__,
         "keras_dpvit": kd.__version__,
+        "compiled_kernels": "no" if native.library() is None else "yes",
     }
     if pacer.ready(versions=versions, parameters=model.count_params()):
         model.fit(images, labels, **arguments)

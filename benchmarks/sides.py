@@ -76,8 +76,9 @@ def keras_side(
         "benchmarks.side_keras",
         settings,
         pace=pace,
-        # XLA compiles for each size of a Poisson sample's chunks that it has not met yet.
-        first_steps=150 if private and jit_compile else 5,
+        # XLA compiles for each size of a Poisson sample that it has not met yet, and TensorFlow's
+        # kernels prepare themselves for it.
+        first_steps=150 if private else 5,
         environment=quiet,
     )
 

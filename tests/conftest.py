@@ -9,6 +9,14 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """As on a machine where no kernels can be compiled."""
+    from keras_dpvit import native
+
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def file_digests():
     """Every file below a directory by its relative path, with a digest of its bytes."""

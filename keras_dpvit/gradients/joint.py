@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit import native
 from keras_dpvit.gradients import kernels
 from keras_dpvit.gradients.dense import DenseRule
 from keras_dpvit.gradients.rules import LayerCall
@@ -38,7 +39,7 @@ class JointDense:
     """Dense layers of one width that are called once, on the same tokens.
 
     Their gradients are written out by one product for all: with `G` the layers' output gradients
-    side by side, `G^T x`.
+    side by side, `G^T x`. Compiled kernels gain nothing by that, and do without.
 
     Args:
         units: units of `DenseRule` whose kernels train.
@@ -111,6 +112,8 @@ def _shared(unit: Unit, calls: list[LayerCall]) -> tuple[int, ...] | None:
     for side in inputs.shape[1:-1]:
         tokens *= side
     widths = inputs.shape[-1], gradient.shape[-1]
+    if inputs.dtype != tf.float64 and native.library() is not None:
+        return None
     if not unit.rule.trains(unit.layer, "_kernel") or not kernels.writes_out(tokens, *widths):
         return None
     return id(inputs), widths[1]

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit import native
 from keras_dpvit.gradients import kernels
 from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision
 
@@ -18,10 +19,14 @@ class TokenRule(GradientRule):
     operations of the two). Else its squared norm is the sum over token pairs of
     `(x_s . x_t)(g_s . g_t)`, from two Gram matrices, and the weighted sum one product for all
     records. Several calls of a layer are more tokens of the same record.
+
+    Attributes:
+        sums_outputs: bool, whether a bias' gradient is `sum_t g_t` for the `g_t` of `tokens`.
     """
 
     tap = "activation"
     variable_names = ("_kernel", "bias")
+    sums_outputs = True
 
     @abc.abstractmethod
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
@@ -36,11 +41,20 @@ class TokenRule(GradientRule):
         return tf.reshape(kernel, layer.kernel.shape)
 
     def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
-        """Of a kernel that trains, its `tokens`; of a bias that does, its gradients."""
+        """Of a kernel that trains, its `tokens`; of a bias that does, its gradients.
+
+        The bias' are left out where a compiled kernel finds them beside the kernel's.
+        """
         kernel = self.tokens(layer, calls) if self.trains(layer, "_kernel") else []
-        return kernel + ([self.bias_gradients(layer, calls)] if self.trains(layer, "bias") else [])
+        if not self.trains(layer, "bias") or self._is_found_at_once(kernel):
+            return kernel
+        return [*kernel, self.bias_gradients(layer, calls)]
 
     def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+        if self._is_found_at_once(factors[:2]):
+            found = native.record_products(*factors)
+            both = self.trains(layer, "bias")
+            return found.product_norms + found.sum_norms if both else found.product_norms
         parts = []
         if self.trains(layer, "_kernel"):
             parts.append(token_norms(factors[0], factors[1]))
@@ -54,8 +68,19 @@ class TokenRule(GradientRule):
             kernel = token_sums(factors[0], factors[1], weights)
             sums.append(self.in_kernel_order(layer, kernel))
         if self.trains(layer, "bias"):
-            sums.append(kernels.weighted_sum(factors[-1], weights))
+            found_at_once = self._is_found_at_once(factors[:2])
+            rows = native.record_products(*factors).sums if found_at_once else factors[-1]
+            sums.append(kernels.weighted_sum(rows, weights))
         return sums
+
+    def _is_found_at_once(self, kernel: list[Any]) -> bool:
+        return self.sums_outputs and len(kernel) == 2 and is_compiled(*kernel)
+
+
+def is_compiled(inputs: Any, gradients: Any) -> bool:
+    """Whether a compiled kernel writes the layer's gradients out."""
+    tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    return kernels.writes_out(tokens, width_in, width_out) and native.takes(inputs, gradients)
 
 
 def token_norms(inputs: Any, gradients: Any) -> Any:
@@ -67,8 +92,12 @@ def token_norms(inputs: Any, gradients: Any) -> Any:
     """
     if inputs.shape[1] == 1:
         return kernels.squared_norms(inputs[:, 0]) * kernels.squared_norms(gradients[:, 0])
+    if is_compiled(inputs, gradients):
+        return native.record_products(inputs, gradients).product_norms
     if kernels.writes_out(inputs.shape[1], inputs.shape[2], gradients.shape[2]):
         return kernels.squared_norms(_products(inputs, gradients))
+    if native.takes(inputs, gradients):
+        return native.gram_norms(inputs, gradients)
     pairs = tf.matmul(inputs, inputs, transpose_b=True)
     pairs *= tf.matmul(gradients, gradients, transpose_b=True)
     # Rounding can leave a vanishing norm just below zero.
@@ -108,6 +137,8 @@ def bias_gradients(tensors: list[Any]) -> Any:
 
 def _products(inputs: Any, gradients: Any) -> Any:
     """Every record's gradient in the kernel, `(records, in, out)`."""
+    if is_compiled(inputs, gradients):
+        return native.record_products(inputs, gradients).products
     return tf.matmul(inputs, gradients, transpose_a=True)
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit import native
+
 _BITS = 31
 
 
@@ -14,7 +16,8 @@ def standard_normals(count: int, seed: Any) -> Any:
     TensorFlow's own `stateless_normal` cuts the radius at `sqrt(-2 log 1e-7)` = 5.68: a record
     alone in one coordinate could be told by what lies beyond, with a probability near 1e-6 a step
     at noise multiplier 1, which is of the order of a delta. Here the radius is drawn from 62 bits
-    and ends at 9.3, where that probability is below 1e-15. It takes less time, too.
+    and ends at 9.3, where that probability is below 1e-15. It takes less time, too, and less again
+    where kernels are compiled, which make the same numbers to the rounding of their logarithms.
 
     Args:
         count: int.
@@ -23,6 +26,8 @@ def standard_normals(count: int, seed: Any) -> Any:
     Returns:
         float32 `(count,)`.
     """
+    if native.library() is not None:
+        return native.standard_normals(count, seed)
     pairs = (count + 1) // 2
     bits = tf.random.stateless_uniform((3, pairs), seed, None, None, tf.int32)
     coarse, fine, turn = tf.unstack(tf.cast(tf.bitwise.bitwise_and(bits, 2**_BITS - 1), tf.float32))

@@ -246,7 +246,7 @@ def _chunk_sizes(units: int, limit: int, xla: bool) -> tuple[int, int, int]:
     """
     chunks = math.ceil(units / limit)
     deviation = math.sqrt(units) / chunks
-    grain = min(limit, max(1, round(deviation if xla else deviation / 2)))
+    grain = min(limit, max(1, round(deviation if xla else deviation / 4)))
     most = limit - limit % grain
     ends = (units / chunks + sign * 2 * deviation for sign in (-1, 1))
     low, high = (math.ceil(end / grain) * grain for end in ends)

@@ -40,6 +40,14 @@ def all_at_once(model, units, x, weights, jit_compile=False):
     return gradients.layer_norms().numpy(), [s.numpy() for s in gradients.weighted_sums(weights)]
 
 
+@pytest.fixture(autouse=True, params=["compiled", "tensorflow"])
+def kernels_in_use(request):
+    """Every rule is right with compiled kernels and without."""
+    if request.param == "tensorflow":
+        request.getfixturevalue("without_kernels")
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def at_once():
     """Norms and weighted sums of a batch by the rules."""

@@ -8,6 +8,12 @@ from scipy import stats
 from keras_dpvit.training import noise
 
 
+@pytest.fixture(autouse=True, params=["compiled", "tensorflow"])
+def kernels_in_use(request):
+    if request.param == "tensorflow":
+        request.getfixturevalue("without_kernels")
+
+
 def normals(count, *seed):
     return noise.standard_normals(count, tf.constant(seed, tf.int64)).numpy()
 
@@ -31,7 +37,7 @@ def test_tails_are_as_heavy_as_they_should_be(beyond):
     assert stats.binomtest(int(count), len(drawn), 2 * stats.norm.sf(beyond)).pvalue > 1e-4
 
 
-def test_the_radius_reaches_where_tensorflows_own_ends(monkeypatch):
+def test_the_radius_reaches_where_tensorflows_own_ends(monkeypatch, without_kernels):
     def bits(shape, *_):
         return tf.zeros(shape, tf.int32)
 

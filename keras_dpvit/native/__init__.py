@@ -1,0 +1,68 @@
+"""Compiled kernels for what a private step does beside a plain one, and the way to them.
+
+All that is here can be done without them: see `gradients.tokens` and `training.noise`.
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from keras_dpvit.native.compiling import library
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordProducts:
+    """Every record's gradients in a matrix and a bias.
+
+    Attributes:
+        products: `(records, in, out)`, `sum_t x_t g_t^T`.
+        sums: `(records, out)`, `sum_t g_t`.
+        product_norms, sum_norms: `(records,)`, their squared L2 norms.
+    """
+
+    products: Any
+    sums: Any
+    product_norms: Any
+    sum_norms: Any
+
+
+def takes(*tensors: Any) -> bool:
+    """Whether there are kernels for these tensors."""
+    return all(tensor.dtype == tf.float32 for tensor in tensors) and library() is not None
+
+
+def record_products(inputs: Any, gradients: Any) -> RecordProducts:
+    """The gradients of a matrix that every token of a record is multiplied with, and of its bias.
+
+    Args:
+        inputs: float32 `(records, tokens, in)`.
+        gradients: float32 `(records, tokens, out)`, of the output.
+    """
+    kernels = library()
+    assert kernels is not None
+    return RecordProducts(*kernels.keras_dpvit_record_products(inputs=inputs, gradients=gradients))
+
+
+def gram_norms(inputs: Any, gradients: Any) -> Any:
+    """The `product_norms` alone, from products of every two tokens; for few tokens."""
+    kernels = library()
+    assert kernels is not None
+    return kernels.keras_dpvit_gram_norms(inputs=inputs, gradients=gradients)
+
+
+def standard_normals(count: int, seed: Any) -> Any:
+    """The numbers that `training.noise.standard_normals` makes without these kernels.
+
+    Args:
+        count: int.
+        seed: int64 tensor of 2.
+
+    Returns:
+        float32 `(count,)`.
+    """
+    kernels = library()
+    assert kernels is not None
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    pairs = (count + 1) // 2
+    return kernels.keras_dpvit_standard_normals(key=key, counter=counter, pairs=pairs)[:count]

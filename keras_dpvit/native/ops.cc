@@ -1,0 +1,191 @@
+// The kernels as TensorFlow ops for the CPU.
+
+#include "normals.h"
+#include "sums.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+#include "vector.h"
+
+namespace keras_dpvit {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+// Divides `units` among the processors; `cost` is what one takes, in cycles.
+template <typename Work>
+void Divide(OpKernelContext* context, int64_t units, int64_t cost, Work work) {
+  auto workers = context->device()->tensorflow_cpu_worker_threads();
+  tensorflow::Shard(workers->num_threads, workers->workers, units, cost, work);
+}
+
+// Makes the output `index`; false, with the context's status set, if it cannot be had.
+bool Allocate(OpKernelContext* context, int index, const TensorShape& shape, float** data) {
+  Tensor* output = nullptr;
+  const auto status = context->allocate_output(index, shape, &output);
+  context->SetStatus(status);
+  if (status.ok()) *data = output->flat<float>().data();
+  return status.ok();
+}
+
+// What ops on inputs (records, tokens, in) and output gradients (records, tokens, out) have in common.
+absl::Status TokenShapes(InferenceContext* context, ShapeHandle* inputs, ShapeHandle* gradients,
+                         DimensionHandle* records) {
+  DimensionHandle tokens;
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 3, inputs));
+  TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 3, gradients));
+  TF_RETURN_IF_ERROR(
+      context->Merge(context->Dim(*inputs, 0), context->Dim(*gradients, 0), records));
+  return context->Merge(context->Dim(*inputs, 1), context->Dim(*gradients, 1), &tokens);
+}
+
+absl::Status CheckTokens(const Tensor& inputs, const Tensor& gradients) {
+  if (inputs.dims() == 3 && gradients.dims() == 3 &&
+      inputs.dim_size(0) == gradients.dim_size(0) && inputs.dim_size(1) == gradients.dim_size(1)) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("inputs and gradients must be (records, tokens, width), got ",
+                         inputs.shape().DebugString(), " and ", gradients.shape().DebugString());
+}
+
+// Inputs (records, tokens, in) and output gradients (records, tokens, out) of a matrix and a bias
+// -> each record's gradients (records, in, out) and (records, out), their squared norms (records,).
+REGISTER_OP("KerasDpvitRecordProducts")
+    .Input("inputs: float")
+    .Input("gradients: float")
+    .Output("products: float")
+    .Output("sums: float")
+    .Output("product_norms: float")
+    .Output("sum_norms: float")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle inputs, gradients;
+      DimensionHandle records;
+      TF_RETURN_IF_ERROR(TokenShapes(context, &inputs, &gradients, &records));
+      const DimensionHandle in = context->Dim(inputs, 2), out = context->Dim(gradients, 2);
+      context->set_output(0, context->MakeShape({records, in, out}));
+      context->set_output(1, context->Matrix(records, out));
+      context->set_output(2, context->Vector(records));
+      context->set_output(3, context->Vector(records));
+      return absl::OkStatus();
+    });
+
+class RecordProductsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &inputs = context->input(0), &gradients = context->input(1);
+    OP_REQUIRES_OK(context, CheckTokens(inputs, gradients));
+    const int64_t records = inputs.dim_size(0), tokens = inputs.dim_size(1);
+    const int64_t in = inputs.dim_size(2), out = gradients.dim_size(2);
+    float *product, *sum, *product_norm, *sum_norm;
+    if (!Allocate(context, 0, TensorShape({records, in, out}), &product) ||
+        !Allocate(context, 1, TensorShape({records, out}), &sum) ||
+        !Allocate(context, 2, TensorShape({records}), &product_norm) ||
+        !Allocate(context, 3, TensorShape({records}), &sum_norm)) {
+      return;
+    }
+    const float *x = inputs.flat<float>().data(), *g = gradients.flat<float>().data();
+    Divide(context, records, tokens * in * out / kLanes + 1, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* own = g + i * tokens * out;
+        product_norm[i] =
+            RecordProduct(x + i * tokens * in, own, tokens, in, out, product + i * in * out);
+        sum_norm[i] = RecordSum(own, tokens, out, sum + i * out);
+      }
+      FinishWrites();
+    });
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("KerasDpvitRecordProducts").Device(tensorflow::DEVICE_CPU),
+                        RecordProductsOp);
+
+// The `product_norms` of the op above alone.
+REGISTER_OP("KerasDpvitGramNorms")
+    .Input("inputs: float")
+    .Input("gradients: float")
+    .Output("squared_norms: float")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle inputs, gradients;
+      DimensionHandle records;
+      TF_RETURN_IF_ERROR(TokenShapes(context, &inputs, &gradients, &records));
+      context->set_output(0, context->Vector(records));
+      return absl::OkStatus();
+    });
+
+class GramNormsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &inputs = context->input(0), &gradients = context->input(1);
+    OP_REQUIRES_OK(context, CheckTokens(inputs, gradients));
+    const int64_t records = inputs.dim_size(0), tokens = inputs.dim_size(1);
+    const int64_t in = inputs.dim_size(2), out = gradients.dim_size(2);
+    float* norm;
+    if (!Allocate(context, 0, TensorShape({records}), &norm)) return;
+    const float *x = inputs.flat<float>().data(), *g = gradients.flat<float>().data();
+    const int64_t cycles = tokens * tokens * ((in + out) / kLanes + 6) / 2 + 1;
+    Divide(context, records, cycles, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        norm[i] = GramNorm(x + i * tokens * in, g + i * tokens * out, tokens, in, out);
+      }
+    });
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("KerasDpvitGramNorms").Device(tensorflow::DEVICE_CPU), GramNormsOp);
+
+// Key and counter as `StatelessRandomGetKeyCounter` makes them -> (2 * pairs,).
+REGISTER_OP("KerasDpvitStandardNormals")
+    .Input("key: uint64")
+    .Input("counter: uint64")
+    .Output("normals: float")
+    .Attr("pairs: int >= 1")
+    .SetShapeFn([](InferenceContext* context) {
+      int64_t pairs;
+      TF_RETURN_IF_ERROR(context->GetAttr("pairs", &pairs));
+      context->set_output(0, context->Vector(2 * pairs));
+      return absl::OkStatus();
+    });
+
+class StandardNormalsOp : public OpKernel {
+ public:
+  explicit StandardNormalsOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("pairs", &pairs_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &keys = context->input(0), &counters = context->input(1);
+    OP_REQUIRES(context, keys.NumElements() == 1 && counters.NumElements() == 2,
+                InvalidArgument("key must be (1,) and counter (2,), got ",
+                                keys.shape().DebugString(), " and ",
+                                counters.shape().DebugString()));
+    const uint64_t key = keys.flat<tensorflow::uint64>()(0);
+    const uint64_t low = counters.flat<tensorflow::uint64>()(0);
+    const uint64_t high = counters.flat<tensorflow::uint64>()(1);
+    const int64_t pairs = pairs_;
+    float* to;
+    if (!Allocate(context, 0, TensorShape({2 * pairs}), &to)) return;
+    Divide(context, pairs, 30, [=](int64_t begin, int64_t end) {
+      StandardNormals(key, low, high, pairs, begin, end, to + begin, to + pairs + begin);
+    });
+  }
+
+ private:
+  int64_t pairs_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("KerasDpvitStandardNormals").Device(tensorflow::DEVICE_CPU),
+                        StandardNormalsOp);
+
+}  // namespace keras_dpvit

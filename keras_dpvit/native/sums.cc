@@ -1,0 +1,172 @@
+#include "sums.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "vector.h"
+
+namespace keras_dpvit {
+namespace {
+
+// A tile of the product, `rows` by `vectors` registers, stays in registers over all tokens. One more
+// holds a number of x in every lane, `vectors` more a piece of a row of g.
+constexpr int Rows(int vectors) { return (kRegisters - 4) / vectors / 4 * 4; }
+
+// Adds the squares of a tile to `squares`, and writes the tile.
+template <int rows, int vectors, bool past_caches>
+void Tile(const float* x, const float* g, int64_t tokens, int64_t x_stride, int64_t g_stride,
+          float* product, int64_t product_stride, Vector* squares) {
+  Vector sum[rows][vectors];
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < vectors; ++j) sum[i][j] = Vector{};
+  }
+  for (int64_t t = 0; t < tokens; ++t, x += x_stride, g += g_stride) {
+    Vector piece[vectors];
+    for (int j = 0; j < vectors; ++j) piece[j] = Load(g + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const Vector number = Vector{} + x[i];
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) sum[i][j] += number * piece[j];
+    }
+  }
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < vectors; ++j) {
+      *squares += sum[i][j] * sum[i][j];
+      // The whole batch's are written before any is read: more than caches hold.
+      (past_caches ? StorePastCaches : Store)(product + i * product_stride + j * kLanes, sum[i][j]);
+    }
+  }
+}
+
+using TileFunction = void (*)(const float*, const float*, int64_t, int64_t, int64_t, float*,
+                              int64_t, Vector*);
+
+// The tile of `rows` rows, `most` if there are more.
+template <int vectors, bool past_caches, int most>
+TileFunction TileOf(int64_t rows) {
+  if constexpr (most > 1) {
+    if (rows < most) return TileOf<vectors, past_caches, most - 1>(rows);
+  }
+  return Tile<most, vectors, past_caches>;
+}
+
+// All rows of so many vectors' columns.
+template <int vectors, bool past_caches>
+void Strip(const float* x, const float* g, int64_t tokens, int64_t width_in, int64_t g_stride,
+           float* product, int64_t product_stride, Vector* squares) {
+  constexpr int most = Rows(vectors);
+  for (int64_t i = 0; i < width_in; i += most) {
+    TileOf<vectors, past_caches, most>(width_in - i)(x + i, g, tokens, width_in, g_stride,
+                                                     product + i * product_stride, product_stride,
+                                                     squares);
+  }
+}
+
+// As many strips as fit between column `j` and the end; returns the column after them.
+template <int vectors, bool past_caches>
+int64_t Strips(const float* x, const float* g, int64_t tokens, int64_t width_in, int64_t width_out,
+               float* product, int64_t j, Vector* squares) {
+  for (; j + vectors * kLanes <= width_out; j += vectors * kLanes) {
+    Strip<vectors, past_caches>(x, g + j, tokens, width_in, width_out, product + j, width_out,
+                                squares);
+  }
+  return j;
+}
+
+template <bool past_caches>
+int64_t WholeVectors(const float* x, const float* g, int64_t tokens, int64_t width_in,
+                     int64_t width_out, float* product, Vector* squares) {
+  int64_t j = 0;
+  if (width_out % (3 * kLanes) == 0) {
+    j = Strips<3, past_caches>(x, g, tokens, width_in, width_out, product, j, squares);
+  }
+  j = Strips<2, past_caches>(x, g, tokens, width_in, width_out, product, j, squares);
+  return Strips<1, past_caches>(x, g, tokens, width_in, width_out, product, j, squares);
+}
+
+// Rows whose width is a whole number of vectors: `rows` itself, or a copy with zeros at the ends.
+const float* WholeRows(const float* rows, int64_t tokens, int64_t* width,
+                       std::vector<float>* copy) {
+  if (*width % kLanes == 0) return rows;
+  const int64_t whole = (*width + kLanes - 1) / kLanes * kLanes;
+  copy->assign(tokens * whole, 0.0f);
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::memcpy(copy->data() + t * whole, rows + t * *width, *width * sizeof(float));
+  }
+  *width = whole;
+  return copy->data();
+}
+
+// Lane by lane products of two rows, added up over their vectors.
+inline Vector Products(const float* a, const float* b, int64_t width) {
+  Vector sum = Load(a) * Load(b);
+  for (int64_t k = kLanes; k < width; k += kLanes) sum += Load(a + k) * Load(b + k);
+  return sum;
+}
+
+}  // namespace
+
+float RecordProduct(const float* x, const float* g, int64_t tokens, int64_t width_in,
+                    int64_t width_out, float* product) {
+  Vector squares = Vector{};
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(product) % sizeof(Vector) == 0 && width_out % kLanes == 0;
+  const int64_t j = (aligned ? WholeVectors<true> : WholeVectors<false>)(
+      x, g, tokens, width_in, width_out, product, &squares);
+  if (j < width_out) {  // the last columns, with zeros beside them
+    const int64_t left = width_out - j;
+    static thread_local std::vector<float> padded, strip;
+    padded.assign(tokens * kLanes, 0.0f);
+    strip.resize(width_in * kLanes);
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::memcpy(&padded[t * kLanes], g + t * width_out + j, left * sizeof(float));
+    }
+    Strip<1, false>(x, padded.data(), tokens, width_in, kLanes, strip.data(), kLanes, &squares);
+    for (int64_t i = 0; i < width_in; ++i) {
+      std::memcpy(product + i * width_out + j, &strip[i * kLanes], left * sizeof(float));
+    }
+  }
+  float norm = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) norm += squares[lane];
+  return norm;
+}
+
+float RecordSum(const float* g, int64_t tokens, int64_t width, float* sum) {
+  std::fill(sum, sum + width, 0.0f);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t j = 0; j < width; ++j) sum[j] += g[t * width + j];
+  }
+  float norm = 0.0f;
+  for (int64_t j = 0; j < width; ++j) norm += sum[j] * sum[j];
+  return norm;
+}
+
+float GramNorm(const float* x, const float* g, int64_t tokens, int64_t width_in,
+               int64_t width_out) {
+  static thread_local std::vector<float> x_copy, g_copy;
+  x = WholeRows(x, tokens, &width_in, &x_copy);
+  g = WholeRows(g, tokens, &width_out, &g_copy);
+  Vector total = Vector{}, x_products[kLanes], g_products[kLanes], times = Vector{};
+  int waiting = 0;
+  auto add = [&] {
+    for (int l = waiting; l < kLanes; ++l) x_products[l] = g_products[l] = Vector{};
+    total += times * LaneSums(x_products) * LaneSums(g_products);
+    waiting = 0;
+  };
+  for (int64_t s = 0; s < tokens; ++s) {
+    for (int64_t t = 0; t <= s; ++t) {
+      x_products[waiting] = Products(x + s * width_in, x + t * width_in, width_in);
+      g_products[waiting] = Products(g + s * width_out, g + t * width_out, width_out);
+      times[waiting] = s == t ? 1.0f : 2.0f;  // a pair stands for its mirror image, too
+      if (++waiting == kLanes) add();
+    }
+  }
+  if (waiting > 0) add();
+  float norm = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) norm += total[lane];
+  return std::max(norm, 0.0f);  // rounding can leave a vanishing one just below
+}
+
+}  // namespace keras_dpvit
