@@ -78,7 +78,7 @@ def keras_side(
         pace=pace,
         # XLA compiles for each size of a Poisson sample that it has not met yet, and TensorFlow's
         # kernels prepare themselves for it.
-        first_steps=150 if private else 5,
+        first_steps=round(150 * pace) if private else 5,
         environment=quiet,
     )
 
