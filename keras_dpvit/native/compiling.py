@@ -40,7 +40,7 @@ def library() -> Any | None:
         return None
     try:
         return tf.load_op_library(str(compiled()))
-    except (OSError, subprocess.SubprocessError, tf.errors.OpError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError, tf.errors.OpError) as error:
         _LOG.info("Private steps do without compiled kernels: %s", _reason(error))
         return None
 

@@ -12,8 +12,8 @@ namespace keras_dpvit {
 void PhiloxBits(uint64_t key, uint64_t counter_low, uint64_t counter_high, int64_t first,
                 int64_t count, int32_t* bits);
 
-// Writes the normal numbers of pairs `begin` to `end` to `cosines[0]` and `sines[0]` onwards, by Box
-// and Muller's method. Pair i is made of the bits i, `pairs` + i and 2 `pairs` + i.
+// Writes the normal numbers of pairs `begin` to `end` to `cosines[0]` and `sines[0]` onwards, by
+// Box and Muller's method. Pair i is made of the bits i, `pairs` + i and 2 `pairs` + i.
 void StandardNormals(uint64_t key, uint64_t counter_low, uint64_t counter_high, int64_t pairs,
                      int64_t begin, int64_t end, float* cosines, float* sines);
 

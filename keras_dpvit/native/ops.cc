@@ -36,7 +36,7 @@ bool Allocate(OpKernelContext* context, int index, const TensorShape& shape, flo
   return status.ok();
 }
 
-// What ops on inputs (records, tokens, in) and output gradients (records, tokens, out) have in common.
+// What ops on inputs (records, tokens, in) and output gradients (records, tokens, out) share.
 absl::Status TokenShapes(InferenceContext* context, ShapeHandle* inputs, ShapeHandle* gradients,
                          DimensionHandle* records) {
   DimensionHandle tokens;

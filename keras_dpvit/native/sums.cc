@@ -9,8 +9,8 @@
 namespace keras_dpvit {
 namespace {
 
-// A tile of the product, `rows` by `vectors` registers, stays in registers over all tokens. One more
-// holds a number of x in every lane, `vectors` more a piece of a row of g.
+// A tile of the product, `rows` by `vectors` registers, stays in registers over all tokens. One
+// more holds a number of x in every lane, `vectors` more a piece of a row of g.
 constexpr int Rows(int vectors) { return (kRegisters - 4) / vectors / 4 * 4; }
 
 // Adds the squares of a tile to `squares`, and writes the tile.

@@ -49,8 +49,8 @@ inline void FinishWrites() {
 #endif
 }
 
-// `a` and `b` folded in half: where the lane's bit `half` is 0, the sum of a's two lanes that differ
-// in it; where it is 1, of b's.
+// `a` and `b` folded in half: where the lane's bit `half` is 0, the sum of a's two lanes that
+// differ in it; where it is 1, of b's.
 template <int half>
 inline Vector Fold(Vector a, Vector b) {
   typedef int Lanes __attribute__((vector_size(4 * kLanes)));
