@@ -47,13 +47,24 @@ absl::Status TokenShapes(InferenceContext* context, ShapeHandle* inputs, ShapeHa
   return context->Merge(context->Dim(*inputs, 1), context->Dim(*gradients, 1), &tokens);
 }
 
-absl::Status CheckTokens(const Tensor& inputs, const Tensor& gradients) {
-  if (inputs.dims() == 3 && gradients.dims() == 3 &&
-      inputs.dim_size(0) == gradients.dim_size(0) && inputs.dim_size(1) == gradients.dim_size(1)) {
-    return absl::OkStatus();
+struct Tokens {
+  int64_t records, tokens, in, out;
+  const float *inputs, *gradients;
+
+  const float* InputsOf(int64_t record) const { return inputs + record * tokens * in; }
+  const float* GradientsOf(int64_t record) const { return gradients + record * tokens * out; }
+};
+
+absl::Status ReadTokens(OpKernelContext* context, Tokens* found) {
+  const Tensor &x = context->input(0), &g = context->input(1);
+  if (x.dims() != 3 || g.dims() != 3 || x.dim_size(0) != g.dim_size(0) ||
+      x.dim_size(1) != g.dim_size(1)) {
+    return InvalidArgument("inputs and gradients must be (records, tokens, width), got ",
+                           x.shape().DebugString(), " and ", g.shape().DebugString());
   }
-  return InvalidArgument("inputs and gradients must be (records, tokens, width), got ",
-                         inputs.shape().DebugString(), " and ", gradients.shape().DebugString());
+  *found = {x.dim_size(0), x.dim_size(1),           x.dim_size(2),
+            g.dim_size(2), x.flat<float>().data(), g.flat<float>().data()};
+  return absl::OkStatus();
 }
 
 // Inputs (records, tokens, in) and output gradients (records, tokens, out) of a matrix and a bias
@@ -82,24 +93,21 @@ class RecordProductsOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &inputs = context->input(0), &gradients = context->input(1);
-    OP_REQUIRES_OK(context, CheckTokens(inputs, gradients));
-    const int64_t records = inputs.dim_size(0), tokens = inputs.dim_size(1);
-    const int64_t in = inputs.dim_size(2), out = gradients.dim_size(2);
+    Tokens all;
+    OP_REQUIRES_OK(context, ReadTokens(context, &all));
     float *product, *sum, *product_norm, *sum_norm;
-    if (!Allocate(context, 0, TensorShape({records, in, out}), &product) ||
-        !Allocate(context, 1, TensorShape({records, out}), &sum) ||
-        !Allocate(context, 2, TensorShape({records}), &product_norm) ||
-        !Allocate(context, 3, TensorShape({records}), &sum_norm)) {
+    if (!Allocate(context, 0, TensorShape({all.records, all.in, all.out}), &product) ||
+        !Allocate(context, 1, TensorShape({all.records, all.out}), &sum) ||
+        !Allocate(context, 2, TensorShape({all.records}), &product_norm) ||
+        !Allocate(context, 3, TensorShape({all.records}), &sum_norm)) {
       return;
     }
-    const float *x = inputs.flat<float>().data(), *g = gradients.flat<float>().data();
-    Divide(context, records, tokens * in * out / kLanes + 1, [=](int64_t begin, int64_t end) {
+    const int64_t cycles = all.tokens * all.in * all.out / kLanes + 1;
+    Divide(context, all.records, cycles, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const float* own = g + i * tokens * out;
-        product_norm[i] =
-            RecordProduct(x + i * tokens * in, own, tokens, in, out, product + i * in * out);
-        sum_norm[i] = RecordSum(own, tokens, out, sum + i * out);
+        product_norm[i] = RecordProduct(all.InputsOf(i), all.GradientsOf(i), all.tokens, all.in,
+                                        all.out, product + i * all.in * all.out);
+        sum_norm[i] = RecordSum(all.GradientsOf(i), all.tokens, all.out, sum + i * all.out);
       }
       FinishWrites();
     });
@@ -127,17 +135,14 @@ class GramNormsOp : public OpKernel {
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &inputs = context->input(0), &gradients = context->input(1);
-    OP_REQUIRES_OK(context, CheckTokens(inputs, gradients));
-    const int64_t records = inputs.dim_size(0), tokens = inputs.dim_size(1);
-    const int64_t in = inputs.dim_size(2), out = gradients.dim_size(2);
+    Tokens all;
+    OP_REQUIRES_OK(context, ReadTokens(context, &all));
     float* norm;
-    if (!Allocate(context, 0, TensorShape({records}), &norm)) return;
-    const float *x = inputs.flat<float>().data(), *g = gradients.flat<float>().data();
-    const int64_t cycles = tokens * tokens * ((in + out) / kLanes + 6) / 2 + 1;
-    Divide(context, records, cycles, [=](int64_t begin, int64_t end) {
+    if (!Allocate(context, 0, TensorShape({all.records}), &norm)) return;
+    const int64_t cycles = all.tokens * all.tokens * ((all.in + all.out) / kLanes + 6) / 2 + 1;
+    Divide(context, all.records, cycles, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        norm[i] = GramNorm(x + i * tokens * in, g + i * tokens * out, tokens, in, out);
+        norm[i] = GramNorm(all.InputsOf(i), all.GradientsOf(i), all.tokens, all.in, all.out);
       }
     });
   }
