@@ -59,8 +59,6 @@ class EinsumDenseRule(TokenRule):
     output's, summed over the axes that it lacks.
     """
 
-    sums_outputs = False
-
     def supports(self, layer: Any) -> bool:
         equation = _parse(layer.equation)
         if equation is None or layer.bias is None:

@@ -19,14 +19,10 @@ class TokenRule(GradientRule):
     operations of the two). Else its squared norm is the sum over token pairs of
     `(x_s . x_t)(g_s . g_t)`, from two Gram matrices, and the weighted sum one product for all
     records. Several calls of a layer are more tokens of the same record.
-
-    Attributes:
-        sums_outputs: bool, whether a bias' gradient is `sum_t g_t` for the `g_t` of `tokens`.
     """
 
     tap = "activation"
     variable_names = ("_kernel", "bias")
-    sums_outputs = True
 
     @abc.abstractmethod
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
@@ -74,7 +70,9 @@ class TokenRule(GradientRule):
         return sums
 
     def _is_found_at_once(self, kernel: list[Any]) -> bool:
-        return self.sums_outputs and len(kernel) == 2 and is_compiled(*kernel)
+        # A rule with bias gradients of its own keeps them: they need not be `sum_t g_t`.
+        plain_bias = type(self).bias_gradients is TokenRule.bias_gradients
+        return plain_bias and len(kernel) == 2 and is_compiled(*kernel)
 
 
 def is_compiled(inputs: Any, gradients: Any) -> bool:
