@@ -38,6 +38,8 @@ class LedgerEntry:
             costs an infinite epsilon, whatever its noise.
         details: JSON-able mapping, the mechanism in words and numbers, for the statement.
         not_covered: what the run did with private data that epsilon does not count.
+        invalidated_by: what happened to the model that its guarantee does not survive: the first
+            line of the statement names it.
         release_id: str, drawn from the operating system's entropy by the training that made the
             releases; "" where nobody knows. Two entries that are equal, id and all, are one and
             the same release.
@@ -52,6 +54,7 @@ class LedgerEntry:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     not_covered: tuple[str, ...] = ()
     release_id: str = ""
+    invalidated_by: tuple[str, ...] = ()
 
     @property
     def release(self) -> Release:
@@ -97,7 +100,19 @@ class LedgerEntry:
             **dataclasses.asdict(self),
             "details": dict(self.details),
             "not_covered": [*self.not_covered],
+            "invalidated_by": [*self.invalidated_by],
         }
+
+
+def uncounted(reason: str) -> LedgerEntry:
+    """An entry for what nobody counted: it adds nothing, and the statement opens with it.
+
+    Args:
+        reason: a sentence, for the statement.
+    """
+    return LedgerEntry(
+        steps=0, noise_multiplier=0.0, sampling_probability=1.0, invalidated_by=(reason,)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +195,8 @@ def rdp_of_cost(cost: Cost) -> np.ndarray:
 def entry_from_dict(data: Mapping[str, Any]) -> Entry:
     """The inverse of an entry's `to_dict`; raises as the mapping lets it."""
     if data.get("kind") != _SELECTION:
-        return LedgerEntry(**{**data, "not_covered": tuple(data["not_covered"])})
+        lines = {name: tuple(data.get(name, ())) for name in ("not_covered", "invalidated_by")}
+        return LedgerEntry(**{**data, **lines})
     shape = data["shape"]
     count = TrialCount(data["mean"], math.inf if shape == "infinite" else shape)
     entries = tuple(entry_from_dict(entry) for entry in data["entries"])

@@ -25,6 +25,8 @@ _TUNING_REST = (
     "choice among runs named above."
 )
 
+_INVALID = "Not covered by the epsilon below: "
+
 # True of every training here, whatever the run did.
 STANDING_LIMITS = (
     "Held-out images used for validation or testing, and every figure computed from them.",
@@ -40,10 +42,19 @@ def statement(ledger: Ledger, delta: float) -> str:
     entries = ledger.all_entries()
     if not entries:
         return "No private training is on record: nothing is claimed about this model."
-    parts = [_heading(ledger, delta)]
-    parts += [_training(i, entry, len(entries)) for i, entry in enumerate(entries, 1)]
+    invalid = invalidations(ledger)
+    parts = [_INVALID + " ".join(invalid)] if invalid else []
+    parts.append(_heading(ledger, delta))
+    parts += [
+        _training(i, entry, len(entries)) for i, entry in enumerate(entries, 1) if entry.steps
+    ]
     parts += [_selection(begin, chosen, len(entries)) for begin, chosen in selections(ledger)]
-    if math.isfinite(ledger.epsilon(delta)):
+    if invalid:
+        parts.append(
+            "What is protected: the noisy sums that the trainings released; not the final model, "
+            "for the reason given first."
+        )
+    elif math.isfinite(ledger.epsilon(delta)):
         parts.append(
             "What is protected: the final model, every intermediate model, and all that is "
             "computed from them without looking at the records again."
@@ -53,6 +64,13 @@ def statement(ledger: Ledger, delta: float) -> str:
     limits = "".join(_bullet(line) for line in uncovered(ledger))
     return "\n\n".join(textwrap.fill(p, 80) if "\n" not in p else p for p in parts) + (
         f"\n\nNot covered by epsilon:{limits}\n"
+    )
+
+
+def invalidations(ledger: Ledger) -> list[str]:
+    """Whatever the guarantee for the final model does not survive; the statement opens with it."""
+    return list(
+        dict.fromkeys(line for entry in ledger.all_entries() for line in entry.invalidated_by)
     )
 
 
@@ -197,5 +215,6 @@ def to_dict(ledger: Ledger, delta: float) -> dict[str, Any]:
         "adjacency": adjacency(ledger),
         "accountant": accounting.accountant_version(),
         "ledger": ledger.to_dict(),
+        "invalidated_by": invalidations(ledger),
         "not_covered": uncovered(ledger),
     }
