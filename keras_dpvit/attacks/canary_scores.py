@@ -99,7 +99,7 @@ class ClippedGradients:
         cap = self._plan.sensitivity.cap(self._state)
         weights, _ = release_weights(norms, self._plan.clipping.factors(norms), cap)
         weights = tf.gather(weights, self._groups, axis=1)
-        return gradients, weights, weights**2 * squares
+        return gradients, weights, weights**2 * tf.cast(squares, tf.float32)
 
     def _chunk_sum(self, x: Any, y: Any) -> list[Any]:
         gradients, weights, _ = self._gradients(x, y)

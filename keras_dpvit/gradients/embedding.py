@@ -6,15 +6,22 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision, register_rule
+from keras_dpvit.gradients.rules import (
+    GradientRule,
+    LayerCall,
+    Measured,
+    full_precision,
+    register_rule,
+)
 
 
 @register_rule(keras.layers.Embedding)
 class EmbeddingRule(GradientRule):
     """Row r of a record's gradient is the sum of `g_t` over the places t that look r up.
 
-    No record's gradient is written out: its squared norm is the sum of `g_s . g_t` over the pairs
-    of places that look up the same row, and the weighted sum is scattered once for all records.
+    Places of a record that look up the same row are added up, at the first of them, before
+    anything is measured: norm and weighted sum are read from the same numbers, whatever cancels.
+    The weighted sum is scattered once for all records.
     """
 
     variable_names = ("_embeddings",)
@@ -33,15 +40,16 @@ class EmbeddingRule(GradientRule):
             gradients.append(tf.reshape(gradient, (-1, places, layer.output_dim)))
         return [tf.concat(rows, axis=1), tf.concat(gradients, axis=1)]
 
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
         rows, gradients = factors
-        same = tf.equal(rows[:, :, None], rows[:, None, :])
-        products = tf.matmul(gradients, gradients, transpose_b=True)
-        products = tf.where(same, products, tf.zeros([], products.dtype))
-        # Rounding can leave a vanishing norm just below zero.
-        return tf.maximum(tf.reduce_sum(products, axis=(1, 2)), 0.0)
+        places = rows.shape[1]
+        if places > 1:
+            same = tf.cast(tf.equal(rows[:, :, None], rows[:, None, :]), tf.int8)
+            first = tf.one_hot(tf.argmax(same, axis=2), places, dtype=gradients.dtype)
+            gradients = tf.matmul(first, gradients, transpose_a=True)
+        return Measured(kernels.squared_norms(gradients), [rows, gradients])
 
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
-        rows, gradients = factors
+    def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
+        rows, gradients = kept
         gradients = tf.reshape(kernels.weighted(gradients, weights), (-1, layer.output_dim))
         return [tf.math.unsorted_segment_sum(gradients, tf.reshape(rows, (-1,)), layer.input_dim)]

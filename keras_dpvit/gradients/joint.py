@@ -26,13 +26,14 @@ class SingleUnit:
         """See `GradientRule.factors`; the calls unit by unit."""
         return self._unit.rule.factors(self._unit.layer, calls[0])
 
-    def squared_norms(self, factors: list[Any]) -> list[Any]:
-        """A tensor `(records,)` for each unit."""
-        return [self._unit.rule.squared_norms(self._unit.layer, factors)]
+    def measured(self, factors: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Squared norms `(records,)` for each unit, and what is kept for the sums."""
+        found = self._unit.rule.measured(self._unit.layer, factors)
+        return [found.squared_norms], found.kept
 
-    def weighted_sums(self, factors: list[Any], weights: list[Any]) -> list[list[Any]]:
+    def weighted_sums(self, kept: list[Any], weights: list[Any]) -> list[list[Any]]:
         """For each unit the sums under its own weights `(records,)`, variable by variable."""
-        return [self._unit.rule.weighted_sums(self._unit.layer, factors, weights[0])]
+        return [self._unit.rule.weighted_sums(self._unit.layer, kept, weights[0])]
 
 
 class JointDense:
@@ -55,34 +56,30 @@ class JointDense:
         biases = [bias_gradients([calls[index][0].gradient]) for index in self._biased]
         return [joined_tokens([calls[0][0].inputs]), tf.concat(gradients, axis=2), *biases]
 
-    def squared_norms(self, factors: list[Any]) -> list[Any]:
-        """A tensor `(records,)` for each unit."""
+    def measured(self, factors: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Squared norms `(records,)` for each unit, and what is kept for the sums."""
         inputs, gradients, *biases = factors
-        norms = kernels.squared_norms(self._written_out(inputs, gradients))
+        products = tf.matmul(gradients, inputs, transpose_a=True)
+        rows = tf.reshape(products, (-1, products.shape[1] // len(self._units), inputs.shape[2]))
+        norms = kernels.squared_norms(rows)
         norms = tf.unstack(tf.reshape(norms, (-1, len(self._units))), axis=1)
         for index, bias in zip(self._biased, biases, strict=True):
             norms[index] += kernels.squared_norms(bias)
-        return norms
+        return norms, [products, *biases]
 
-    def weighted_sums(self, factors: list[Any], weights: list[Any]) -> list[list[Any]]:
+    def weighted_sums(self, kept: list[Any], weights: list[Any]) -> list[list[Any]]:
         """For each unit the sums under its own weights `(records,)`, variable by variable."""
-        inputs, gradients, *biases = factors
-        rows = self._written_out(inputs, gradients)
-        count = len(self._units)
+        products, *biases = kept
+        count, width = len(self._units), products.shape[2]
+        rows = tf.reshape(products, (-1, products.shape[1] // count * width))
         # Row l has the weights of layer l at its own rows and nothing at the others'.
         own = tf.linalg.diag(tf.cast(tf.stack(weights, axis=1), rows.dtype))
         sums = tf.matmul(tf.reshape(own, (-1, count)), rows, transpose_a=True)
-        sums = tf.transpose(tf.reshape(sums, (count, -1, inputs.shape[2])), (0, 2, 1))
+        sums = tf.transpose(tf.reshape(sums, (count, -1, width)), (0, 2, 1))
         found = [[kernel] for kernel in tf.unstack(sums)]
         for index, bias in zip(self._biased, biases, strict=True):
             found[index].append(kernels.weighted_sum(bias, weights[index]))
         return found
-
-    def _written_out(self, inputs: Any, gradients: Any) -> Any:
-        """`(records * layers, out * in)`."""
-        products = tf.matmul(gradients, inputs, transpose_a=True)
-        width = gradients.shape[2] // len(self._units) * inputs.shape[2]
-        return tf.reshape(products, (-1, width))
 
 
 def joined(units: list[Unit], calls: list[list[LayerCall]]) -> list[tuple[Any, list[int]]]:

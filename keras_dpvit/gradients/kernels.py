@@ -4,11 +4,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit import native
+
 
 def squared_norms(rows: Any) -> Any:
-    """Squared L2 norm of each record, `(records,)`, of a tensor `(records, ...)`."""
-    # One pass that writes no squares; XLA cannot compile it.
-    return tf.math.reduce_euclidean_norm(_flat(rows), axis=1) ** 2
+    """Squared L2 norm of each record, float64 `(records,)`, of a tensor `(records, ...)`.
+
+    Squares and sums are taken in float64: they neither underflow nor vanish beside larger ones, so
+    that with n numbers a record the result is below the true one by at most n 2^-53 of its size.
+    """
+    if native.takes(rows):
+        return native.squared_norms(_flat(rows))
+    return tf.reduce_sum(tf.square(tf.cast(_flat(rows), tf.float64)), axis=1)
 
 
 def weighted_sum(rows: Any, weights: Any) -> Any:

@@ -17,10 +17,15 @@ class PerExampleGradients:
     Several rows in a row can count as one record: copies of it, or a microbatch. Its gradient is
     then the sum of theirs, as a layer called several times adds its gradients.
 
+    Guarantee: row i of the sums is a function of row i of the batch alone. A row that is absent,
+    or whose loss, activations or output gradients are not finite, is replaced by zeros before any
+    product, so that it leaves no trace in the others'; a record whose norm is not finite, too.
+
     Args:
         units: the model's units.
         forward: calls the model and returns `(losses, aux)`: one loss for each row,
             `(records * rows_per_record,)`, and anything else of the forward pass.
+        present: bool `(records * rows_per_record,)`, False where a row is no record; None for all.
         rows_per_record: int.
         scale: float, a factor on all gradients.
         jit_compile: bool, XLA for the forward and backward pass. Norms and sums stay with
@@ -28,6 +33,7 @@ class PerExampleGradients:
 
     Attributes:
         losses, aux: what `forward` returned.
+        usable: bool `(records,)`, False for a record that counts as zero.
     """
 
     def __init__(
@@ -37,40 +43,64 @@ class PerExampleGradients:
         rows_per_record: int = 1,
         scale: float = 1.0,
         *,
+        present: Any = None,
         jit_compile: bool = False,
     ) -> None:
         self._units = units
-        self._rows = rows_per_record
 
         def backward() -> _Found:
-            return _backward(units, forward, rows_per_record, scale)
+            return _backward(units, forward, rows_per_record, scale, present)
 
         found = _compiled(backward) if jit_compile else backward()
-        self._parts, self._factors, self.losses, self.aux = found
+        self._parts, factors, self.losses, self.aux = found
+        self._kept = []
+        squares = [tf.zeros_like(self.losses[::rows_per_record], tf.float64)] * len(units)
+        for (part, members), own in zip(self._parts, factors, strict=True):
+            norms, kept = part.measured(own)
+            self._kept.append(kept)
+            for index, norm in zip(members, norms, strict=True):
+                squares[index] = norm
+        self._norms = tf.sqrt(tf.stack(squares, axis=1))
+        # A norm is finite only if all that it was taken from is: no activation need be looked at.
+        self._finite = tf.reduce_all(tf.math.is_finite(self._norms), axis=1)
+        self.usable = self._finite
+        if rows_per_record == 1:
+            self.usable &= tf.math.is_finite(self.losses)
+            if present is not None:
+                self.usable &= present
 
     def layer_norms(self) -> Any:
-        """L2 norms `(records, units)` in the losses' dtype; 0 for a layer that was not called."""
-        squares = [tf.zeros_like(self.losses[:: self._rows])] * len(self._units)
-        for (part, members), factors in zip(self._parts, self._factors, strict=True):
-            for index, norms in zip(members, part.squared_norms(factors), strict=True):
-                squares[index] = tf.cast(norms, self.losses.dtype)
-        return tf.sqrt(tf.stack(squares, axis=1))
+        """L2 norms, float64 `(records, units)`; 0 for a layer that was not called.
+
+        Guarantee: none is below the norm of what `weighted_sums` adds under a weight of 1, but for
+        the rounding that `privacy.sensitivity.ROUNDING_MARGIN` covers. They mean nothing for a
+        record that is not `usable`.
+        """
+        return self._norms
 
     def weighted_sums(self, weights: Any) -> list[Any]:
-        """Sum over records of `weights[i, l]` times the gradient of layer l.
+        """Sum over usable records of `weights[i, l]` times the gradient of layer l.
 
         Args:
-            weights: float32 `(records, units)`, not negative; a row of zeros leaves a record
-                out, unless its activations are not finite (`0 * inf`): see
-                `training.step`.
+            weights: float32 `(records, units)`, finite and not negative.
 
         Returns:
             tensors in the order of `unit.variables`, unit by unit.
         """
-        columns = tf.unstack(weights, len(self._units), axis=1)
+
+        def cleaned() -> list[Any]:
+            return self._sums([[_rows_or_zeros(t, self._finite) for t in k] for k in self._kept], w)
+
+        w = tf.unstack(tf.where(self.usable[:, None], weights, 0.0), len(self._units), axis=1)
+        # A pass over all gradients, seldom needed: for finite ones a weight of 0 is enough.
+        return list(
+            tf.cond(tf.reduce_all(self._finite), lambda: self._sums(self._kept, w), cleaned)
+        )
+
+    def _sums(self, kept: list[list[Any]], columns: list[Any]) -> list[Any]:
         sums = [[tf.zeros(v.shape, self.losses.dtype) for v in u.variables] for u in self._units]
-        for (part, members), factors in zip(self._parts, self._factors, strict=True):
-            found = part.weighted_sums(factors, [columns[index] for index in members])
+        for (part, members), own_kept in zip(self._parts, kept, strict=True):
+            found = part.weighted_sums(own_kept, [columns[index] for index in members])
             for index, own in zip(members, found, strict=True):
                 sums[index] = own
         return [tensor for own in sums for tensor in own]
@@ -81,20 +111,28 @@ _Found = tuple[list[tuple[Any, list[int]]], list[list[Any]], Any, Any]
 
 
 def _backward(
-    units: list[Unit], forward: Callable[[], tuple[Any, Any]], rows: int, scale: float
+    units: list[Unit],
+    forward: Callable[[], tuple[Any, Any]],
+    rows: int,
+    scale: float,
+    present: Any,
 ) -> _Found:
     """One forward and one backward pass."""
     with tf.GradientTape() as tape:
         with record_calls([(unit.layer, unit.rule) for unit in units]) as calls:
             losses, aux = forward()
-        total = scale * tf.reduce_sum(losses)
+        counted = losses if present is None else tf.where(present, losses, 0.0)
+        total = scale * tf.reduce_sum(counted)
     flat = [call for unit_calls in calls for call in unit_calls]
     gradients = tape.gradient(total, [call.output for call in flat], unconnected_gradients="zero")
     for call, gradient in zip(flat, gradients, strict=True):
-        call.gradient = gradient
+        # A vectorised loss gathers its records: its gradient comes as slices of unknown shape.
+        call.gradient = tf.convert_to_tensor(gradient)
+        call.gradient.set_shape(call.output.shape)
     if rows > 1:
+        usable = _usable_rows(flat, losses, present)
         calls = [
-            [part for call in unit_calls for part in _row_by_row(call, rows)]
+            [part for call in unit_calls for part in _row_by_row(_cleaned(call, usable), rows)]
             for unit_calls in calls
         ]
     parts = joined(units, calls)
@@ -119,6 +157,40 @@ def _compiled(backward: Callable[[], _Found]) -> _Found:
 
     tensors, losses, aux = tf.function(function, jit_compile=True, autograph=False)()
     return parts, [[tensors[place] for place in own] for own in places], losses, aux
+
+
+def _usable_rows(calls: list[LayerCall], losses: Any, present: Any) -> Any:
+    """Rows that are present and have nothing infinite or NaN in any call's input or gradient.
+
+    A record of one row is judged by its norms, at no cost; in one of several rows, a bad one must
+    not spoil the others, so that every number is looked at.
+    """
+    usable = tf.math.is_finite(losses)
+    if present is not None:
+        usable &= present
+    for call in calls:
+        for leaf in (*tf.nest.flatten((call.args, call.kwargs)), call.gradient):
+            if tf.is_tensor(leaf) and leaf.shape.rank and leaf.dtype.is_floating:
+                flat = tf.reshape(leaf, (tf.shape(losses)[0], -1))
+                usable &= tf.reduce_all(tf.math.is_finite(flat), axis=1)
+    return usable
+
+
+def _cleaned(call: LayerCall, usable: Any) -> LayerCall:
+    """The call with zeros in place of the rows that are not usable."""
+
+    def clean(leaf: Any) -> Any:
+        if not tf.is_tensor(leaf) or not leaf.shape.rank:
+            return leaf
+        return _rows_or_zeros(leaf, usable)
+
+    args, kwargs = tf.nest.map_structure(clean, (call.args, call.kwargs))
+    return LayerCall(args, kwargs, None, clean(call.gradient))
+
+
+def _rows_or_zeros(tensor: Any, usable: Any) -> Any:
+    mask = tf.reshape(usable, (-1,) + (1,) * (tensor.shape.rank - 1))
+    return tf.where(mask, tensor, tf.zeros([], tensor.dtype))
 
 
 def _row_by_row(call: LayerCall, rows: int) -> list[LayerCall]:

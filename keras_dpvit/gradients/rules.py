@@ -33,6 +33,19 @@ class LayerCall:
         return self.args[0] if self.args else next(iter(self.kwargs.values()))
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The norms of every record's gradient in a layer, and what its weighted sum is made of.
+
+    Attributes:
+        squared_norms: float64 `(records,)`, never below the squared norm of what is summed.
+        kept: tensors `(records, ...)`.
+    """
+
+    squared_norms: Any
+    kept: list[Any]
+
+
 class GradientRule(abc.ABC):
     """How one layer type turns its calls into per-example gradients of its own variables.
 
@@ -85,22 +98,23 @@ class GradientRule(abc.ABC):
         """
 
     @abc.abstractmethod
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
-        """Squared L2 norms of each record's gradient in the layer's trainable variables.
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
+        """Squared norms of each record's gradient in the layer's trainable variables.
 
-        Returns:
-            tensor `(records,)`, float32 or float64.
+        Guarantee: no norm is below the norm of what `weighted_sums` adds for the record, rounding
+        included (up to a few units of float32's last place, see `privacy.sensitivity`). Either
+        both are read from the same numbers, or the norm has a bound on its rounding added.
         """
 
     @abc.abstractmethod
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+    def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
         """Sum over records of `weights[i] * gradient_i`, for each trainable variable.
 
         Args:
             layer: the layer.
-            factors: of its calls.
-            weights: float32 tensor `(records,)`. A row of weight 0 whose gradient is not finite
-                makes the sums NaN: the caller has to look (`training.step` runs again).
+            kept: what `measured` kept, finite in every row: a weight of 0 would turn a NaN into
+                another, so that a record is left out by zeros in its rows (`per_example`).
+            weights: float32 tensor `(records,)`.
 
         Returns:
             tensors, float32 or float64, in the order and shapes of the trainable `variables`.
@@ -119,11 +133,11 @@ class InstantiatedRule(GradientRule):
         together = zip(self.variables(layer), *each, strict=True)
         return [tf.add_n(list(gradients)) for v, *gradients in together if self.takes(v)]
 
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
-        return tf.add_n([kernels.squared_norms(g) for g in factors])
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
+        return Measured(tf.add_n([kernels.squared_norms(g) for g in factors]), factors)
 
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
-        return [kernels.weighted_sum(g, weights) for g in factors]
+    def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
+        return [kernels.weighted_sum(g, weights) for g in kept]
 
 
 def full_precision(tensor: Any) -> Any:

@@ -4,21 +4,22 @@ import abc
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import native
 from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.rules import GradientRule, LayerCall, full_precision
+from keras_dpvit.gradients.rules import GradientRule, LayerCall, Measured, full_precision
 
 
 class TokenRule(GradientRule):
     """`y_t = x_t W + b`: a record's gradient is `sum_t x_t g_t^T` over tokens t, and `sum_t g_t`.
 
     Each record's gradient in `W` is written out where tokens are many for its sides: then norm and
-    weighted sum are both read from it, and no product is taken twice (TensorFlow merges the equal
-    operations of the two). Else its squared norm is the sum over token pairs of
-    `(x_s . x_t)(g_s . g_t)`, from two Gram matrices, and the weighted sum one product for all
-    records. Several calls of a layer are more tokens of the same record.
+    weighted sum are both read from it. Else its squared norm is the sum over token pairs of
+    `(x_s . x_t)(g_s . g_t)`, from two Gram matrices, plus a bound on what rounding takes away
+    where tokens cancel each other, and the weighted sum is one product for all records. Several
+    calls of a layer are more tokens of the same record.
     """
 
     tap = "activation"
@@ -46,27 +47,28 @@ class TokenRule(GradientRule):
             return kernel
         return [*kernel, self.bias_gradients(layer, calls)]
 
-    def squared_norms(self, layer: Any, factors: list[Any]) -> Any:
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
+        norms, kept = [], []
         if self._is_found_at_once(factors[:2]):
             found = native.record_products(*factors)
-            both = self.trains(layer, "bias")
-            return found.product_norms + found.sum_norms if both else found.product_norms
-        parts = []
+            norms, kept = [found.product_norms], [found.products]
+            if self.trains(layer, "bias"):
+                norms, kept = [*norms, found.sum_norms], [*kept, found.sums]
+            return Measured(tf.add_n(norms), kept)
         if self.trains(layer, "_kernel"):
-            parts.append(token_norms(factors[0], factors[1]))
+            kernel = measured_tokens(factors[0], factors[1])
+            norms, kept = [kernel.squared_norms], kernel.kept
         if self.trains(layer, "bias"):
-            parts.append(kernels.squared_norms(factors[-1]))
-        return tf.add_n(parts)
+            norms, kept = [*norms, kernels.squared_norms(factors[-1])], [*kept, factors[-1]]
+        return Measured(tf.add_n(norms), kept)
 
-    def weighted_sums(self, layer: Any, factors: list[Any], weights: Any) -> list[Any]:
+    def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
         sums = []
         if self.trains(layer, "_kernel"):
-            kernel = token_sums(factors[0], factors[1], weights)
-            sums.append(self.in_kernel_order(layer, kernel))
+            kernel = kept[:-1] if self.trains(layer, "bias") else kept
+            sums.append(self.in_kernel_order(layer, token_sums(kernel, weights)))
         if self.trains(layer, "bias"):
-            found_at_once = self._is_found_at_once(factors[:2])
-            rows = native.record_products(*factors).sums if found_at_once else factors[-1]
-            sums.append(kernels.weighted_sum(rows, weights))
+            sums.append(kernels.weighted_sum(kept[-1], weights))
         return sums
 
     def _is_found_at_once(self, kernel: list[Any]) -> bool:
@@ -81,33 +83,52 @@ def is_compiled(inputs: Any, gradients: Any) -> bool:
     return kernels.writes_out(tokens, width_in, width_out) and native.takes(inputs, gradients)
 
 
-def token_norms(inputs: Any, gradients: Any) -> Any:
-    """Squared norms `(records,)` of `sum_t x_t g_t^T`.
+def measured_tokens(inputs: Any, gradients: Any) -> Measured:
+    """Squared norms of `sum_t x_t g_t^T`, and what `token_sums` adds up.
 
     Args:
         inputs: `(records, tokens, in)`.
         gradients: `(records, tokens, out)`, of the output.
     """
-    if inputs.shape[1] == 1:
-        return kernels.squared_norms(inputs[:, 0]) * kernels.squared_norms(gradients[:, 0])
-    if is_compiled(inputs, gradients):
-        return native.record_products(inputs, gradients).product_norms
-    if kernels.writes_out(inputs.shape[1], inputs.shape[2], gradients.shape[2]):
-        return kernels.squared_norms(_products(inputs, gradients))
-    if native.takes(inputs, gradients):
-        return native.gram_norms(inputs, gradients)
-    pairs = tf.matmul(inputs, inputs, transpose_b=True)
-    pairs *= tf.matmul(gradients, gradients, transpose_b=True)
-    # Rounding can leave a vanishing norm just below zero.
-    return tf.maximum(tf.reduce_sum(pairs, axis=(1, 2)), 0.0)
-
-
-def token_sums(inputs: Any, gradients: Any, weights: Any) -> Any:
-    """Sum over records of `weights` times what `token_norms` measures, `(in, out)`."""
     tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    if tokens == 1:  # one product, in which nothing cancels
+        norms = kernels.squared_norms(inputs) * kernels.squared_norms(gradients)
+        return Measured(norms, [inputs, gradients])
     if kernels.writes_out(tokens, width_in, width_out):
-        return kernels.weighted_sum(_products(inputs, gradients), weights)
-    if width_in > width_out:  # the narrower one is scaled
+        products = tf.matmul(inputs, gradients, transpose_a=True)
+        return Measured(kernels.squared_norms(products), [products])
+    if native.takes(inputs, gradients):
+        return Measured(native.gram_norms(inputs, gradients), [inputs, gradients])
+    return Measured(gram_norms(inputs, gradients), [inputs, gradients])
+
+
+def gram_norms(inputs: Any, gradients: Any) -> Any:
+    """Upper bounds of the squared norms of `sum_t x_t g_t^T`, float64 `(records,)`.
+
+    The Gram matrices are float64: in float32, tokens that cancel each other (v and -v) would leave
+    nothing but rounding, even 0. The weighted sum stays as it is, so the bound counts what its
+    own additions may add to a gradient that cancels, `(tokens + 3) u sum_t |x_t| |g_t|` with
+    `u = 2^-24` in float32 (`native/sums.h` has the derivation).
+
+    Args:
+        inputs: `(records, tokens, in)`.
+        gradients: `(records, tokens, out)`.
+    """
+    x, g = (tf.cast(tensor, tf.float64) for tensor in (inputs, gradients))
+    x_pairs, g_pairs = (tf.matmul(each, each, transpose_b=True) for each in (x, g))
+    norms = tf.reduce_sum(x_pairs * g_pairs, axis=(1, 2))
+    lengths = tf.sqrt(tf.linalg.diag_part(x_pairs) * tf.linalg.diag_part(g_pairs))
+    rounding = 0.5 * float(np.finfo(inputs.dtype.as_numpy_dtype).eps)
+    added = (2 * inputs.shape[1] + 32) * rounding * tf.reduce_sum(lengths, axis=1) ** 2
+    return tf.maximum(norms, 0.0) + added
+
+
+def token_sums(kept: list[Any], weights: Any) -> Any:
+    """Sum over records of `weights` times what `measured_tokens` kept, `(in, out)`."""
+    if len(kept) == 1:
+        return kernels.weighted_sum(kept[0], weights)
+    inputs, gradients = kept
+    if inputs.shape[2] > gradients.shape[2]:  # the narrower one is scaled
         gradients = kernels.weighted(gradients, weights)
     else:
         inputs = kernels.weighted(inputs, weights)
@@ -131,13 +152,6 @@ def joined_tokens(tensors: list[Any]) -> Any:
 def bias_gradients(tensors: list[Any]) -> Any:
     """Sums over tokens `(records, width)` of output gradients `(records, ..., width)`."""
     return tf.add_n([tf.reduce_sum(joined_tokens([tensor]), axis=1) for tensor in tensors])
-
-
-def _products(inputs: Any, gradients: Any) -> Any:
-    """Every record's gradient in the kernel, `(records, in, out)`."""
-    if is_compiled(inputs, gradients):
-        return native.record_products(inputs, gradients).products
-    return tf.matmul(inputs, gradients, transpose_a=True)
 
 
 def _flat(tokens: Any) -> Any:

@@ -18,7 +18,7 @@ class RecordProducts:
     Attributes:
         products: `(records, in, out)`, `sum_t x_t g_t^T`.
         sums: `(records, out)`, `sum_t g_t`.
-        product_norms, sum_norms: `(records,)`, their squared L2 norms.
+        product_norms, sum_norms: float64 `(records,)`, their squared L2 norms.
     """
 
     products: Any
@@ -45,10 +45,20 @@ def record_products(inputs: Any, gradients: Any) -> RecordProducts:
 
 
 def gram_norms(inputs: Any, gradients: Any) -> Any:
-    """The `product_norms` alone, from products of every two tokens; for few tokens."""
+    """Upper bounds of the `product_norms`, from products of every two tokens; for few tokens.
+
+    The bound on what rounding takes away is worked out in `sums.h`.
+    """
     kernels = library()
     assert kernels is not None
     return kernels.keras_dpvit_gram_norms(inputs=inputs, gradients=gradients)
+
+
+def squared_norms(rows: Any) -> Any:
+    """Squared L2 norms, float64 `(records,)`, of float32 `(records, numbers)`."""
+    kernels = library()
+    assert kernels is not None
+    return kernels.keras_dpvit_squared_norms(rows=rows)
 
 
 def standard_normals(count: int, seed: Any) -> Any:

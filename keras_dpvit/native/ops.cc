@@ -28,11 +28,12 @@ void Divide(OpKernelContext* context, int64_t units, int64_t cost, Work work) {
 }
 
 // Makes the output `index`; false, with the context's status set, if it cannot be had.
-bool Allocate(OpKernelContext* context, int index, const TensorShape& shape, float** data) {
+template <typename Number>
+bool Allocate(OpKernelContext* context, int index, const TensorShape& shape, Number** data) {
   Tensor* output = nullptr;
   const auto status = context->allocate_output(index, shape, &output);
   context->SetStatus(status);
-  if (status.ok()) *data = output->flat<float>().data();
+  if (status.ok()) *data = output->flat<Number>().data();
   return status.ok();
 }
 
@@ -74,8 +75,8 @@ REGISTER_OP("KerasDpvitRecordProducts")
     .Input("gradients: float")
     .Output("products: float")
     .Output("sums: float")
-    .Output("product_norms: float")
-    .Output("sum_norms: float")
+    .Output("product_norms: double")
+    .Output("sum_norms: double")
     .SetShapeFn([](InferenceContext* context) {
       ShapeHandle inputs, gradients;
       DimensionHandle records;
@@ -95,7 +96,8 @@ class RecordProductsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     Tokens all;
     OP_REQUIRES_OK(context, ReadTokens(context, &all));
-    float *product, *sum, *product_norm, *sum_norm;
+    float *product, *sum;
+    double *product_norm, *sum_norm;
     if (!Allocate(context, 0, TensorShape({all.records, all.in, all.out}), &product) ||
         !Allocate(context, 1, TensorShape({all.records, all.out}), &sum) ||
         !Allocate(context, 2, TensorShape({all.records}), &product_norm) ||
@@ -117,11 +119,11 @@ class RecordProductsOp : public OpKernel {
 REGISTER_KERNEL_BUILDER(Name("KerasDpvitRecordProducts").Device(tensorflow::DEVICE_CPU),
                         RecordProductsOp);
 
-// The `product_norms` of the op above alone.
+// Upper bounds of the `product_norms` of the op above alone.
 REGISTER_OP("KerasDpvitGramNorms")
     .Input("inputs: float")
     .Input("gradients: float")
-    .Output("squared_norms: float")
+    .Output("squared_norms: double")
     .SetShapeFn([](InferenceContext* context) {
       ShapeHandle inputs, gradients;
       DimensionHandle records;
@@ -137,7 +139,7 @@ class GramNormsOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     Tokens all;
     OP_REQUIRES_OK(context, ReadTokens(context, &all));
-    float* norm;
+    double* norm;
     if (!Allocate(context, 0, TensorShape({all.records}), &norm)) return;
     const int64_t cycles = all.tokens * all.tokens * ((all.in + all.out) / kLanes + 6) / 2 + 1;
     Divide(context, all.records, cycles, [=](int64_t begin, int64_t end) {
@@ -149,6 +151,39 @@ class GramNormsOp : public OpKernel {
 };
 
 REGISTER_KERNEL_BUILDER(Name("KerasDpvitGramNorms").Device(tensorflow::DEVICE_CPU), GramNormsOp);
+
+// Rows (records, numbers) -> their squared norms (records,).
+REGISTER_OP("KerasDpvitSquaredNorms")
+    .Input("rows: float")
+    .Output("squared_norms: double")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle rows;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 2, &rows));
+      context->set_output(0, context->Vector(context->Dim(rows, 0)));
+      return absl::OkStatus();
+    });
+
+class SquaredNormsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& rows = context->input(0);
+    OP_REQUIRES(context, rows.dims() == 2,
+                InvalidArgument("rows must be (records, numbers), got ",
+                                rows.shape().DebugString()));
+    const int64_t records = rows.dim_size(0), count = rows.dim_size(1);
+    const float* from = rows.flat<float>().data();
+    double* norm;
+    if (!Allocate(context, 0, TensorShape({records}), &norm)) return;
+    Divide(context, records, count / kLanes + 1, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) norm[i] = SquaredNorm(from + i * count, count);
+    });
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("KerasDpvitSquaredNorms").Device(tensorflow::DEVICE_CPU),
+                        SquaredNormsOp);
 
 // Key and counter as `StatelessRandomGetKeyCounter` makes them -> (2 * pairs,).
 REGISTER_OP("KerasDpvitStandardNormals")

@@ -1,6 +1,7 @@
 #include "sums.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -9,6 +10,9 @@
 namespace keras_dpvit {
 namespace {
 
+constexpr double kRounding = 1.0 / (1 << 24);  // of float32, relative
+constexpr double kLeast = 1e-27;               // see `GramNorm`: 2^-126 over any of its errors
+
 // A tile of the product, `rows` by `vectors` registers, stays in registers over all tokens. One
 // more holds a number of x in every lane, `vectors` more a piece of a row of g.
 constexpr int Rows(int vectors) { return (kRegisters - 4) / vectors / 4 * 4; }
@@ -16,7 +20,7 @@ constexpr int Rows(int vectors) { return (kRegisters - 4) / vectors / 4 * 4; }
 // Adds the squares of a tile to `squares`, and writes the tile.
 template <int rows, int vectors, bool past_caches>
 void Tile(const float* x, const float* g, int64_t tokens, int64_t x_stride, int64_t g_stride,
-          float* product, int64_t product_stride, Vector* squares) {
+          float* product, int64_t product_stride, Squares* squares) {
   Vector sum[rows][vectors];
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < vectors; ++j) sum[i][j] = Vector{};
@@ -31,17 +35,19 @@ void Tile(const float* x, const float* g, int64_t tokens, int64_t x_stride, int6
       for (int j = 0; j < vectors; ++j) sum[i][j] += number * piece[j];
     }
   }
+  Vector few = Vector{};
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < vectors; ++j) {
-      *squares += sum[i][j] * sum[i][j];
+      few += sum[i][j] * sum[i][j];
       // The whole batch's are written before any is read: more than caches hold.
       (past_caches ? StorePastCaches : Store)(product + i * product_stride + j * kLanes, sum[i][j]);
     }
   }
+  squares->Add(few);
 }
 
 using TileFunction = void (*)(const float*, const float*, int64_t, int64_t, int64_t, float*,
-                              int64_t, Vector*);
+                              int64_t, Squares*);
 
 // The tile of `rows` rows, `most` if there are more.
 template <int vectors, bool past_caches, int most>
@@ -55,7 +61,7 @@ TileFunction TileOf(int64_t rows) {
 // All rows of so many vectors' columns.
 template <int vectors, bool past_caches>
 void Strip(const float* x, const float* g, int64_t tokens, int64_t width_in, int64_t g_stride,
-           float* product, int64_t product_stride, Vector* squares) {
+           float* product, int64_t product_stride, Squares* squares) {
   constexpr int most = Rows(vectors);
   for (int64_t i = 0; i < width_in; i += most) {
     TileOf<vectors, past_caches, most>(width_in - i)(x + i, g, tokens, width_in, g_stride,
@@ -67,7 +73,7 @@ void Strip(const float* x, const float* g, int64_t tokens, int64_t width_in, int
 // As many strips as fit between column `j` and the end; returns the column after them.
 template <int vectors, bool past_caches>
 int64_t Strips(const float* x, const float* g, int64_t tokens, int64_t width_in, int64_t width_out,
-               float* product, int64_t j, Vector* squares) {
+               float* product, int64_t j, Squares* squares) {
   for (; j + vectors * kLanes <= width_out; j += vectors * kLanes) {
     Strip<vectors, past_caches>(x, g + j, tokens, width_in, width_out, product + j, width_out,
                                 squares);
@@ -77,7 +83,7 @@ int64_t Strips(const float* x, const float* g, int64_t tokens, int64_t width_in,
 
 template <bool past_caches>
 int64_t WholeVectors(const float* x, const float* g, int64_t tokens, int64_t width_in,
-                     int64_t width_out, float* product, Vector* squares) {
+                     int64_t width_out, float* product, Squares* squares) {
   int64_t j = 0;
   if (width_out % (3 * kLanes) == 0) {
     j = Strips<3, past_caches>(x, g, tokens, width_in, width_out, product, j, squares);
@@ -108,9 +114,9 @@ inline Vector Products(const float* a, const float* b, int64_t width) {
 
 }  // namespace
 
-float RecordProduct(const float* x, const float* g, int64_t tokens, int64_t width_in,
-                    int64_t width_out, float* product) {
-  Vector squares = Vector{};
+double RecordProduct(const float* x, const float* g, int64_t tokens, int64_t width_in,
+                     int64_t width_out, float* product) {
+  Squares squares;
   const bool aligned =
       reinterpret_cast<uintptr_t>(product) % sizeof(Vector) == 0 && width_out % kLanes == 0;
   const int64_t j = (aligned ? WholeVectors<true> : WholeVectors<false>)(
@@ -128,31 +134,56 @@ float RecordProduct(const float* x, const float* g, int64_t tokens, int64_t widt
       std::memcpy(product + i * width_out + j, &strip[i * kLanes], left * sizeof(float));
     }
   }
-  float norm = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) norm += squares[lane];
-  return norm;
+  return squares.Total();
 }
 
-float RecordSum(const float* g, int64_t tokens, int64_t width, float* sum) {
+double RecordSum(const float* g, int64_t tokens, int64_t width, float* sum) {
   std::fill(sum, sum + width, 0.0f);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t j = 0; j < width; ++j) sum[j] += g[t * width + j];
   }
-  float norm = 0.0f;
-  for (int64_t j = 0; j < width; ++j) norm += sum[j] * sum[j];
+  double norm = 0.0;
+  for (int64_t j = 0; j < width; ++j) norm += static_cast<double>(sum[j]) * sum[j];
   return norm;
 }
 
-float GramNorm(const float* x, const float* g, int64_t tokens, int64_t width_in,
-               int64_t width_out) {
+double SquaredNorm(const float* numbers, int64_t count) {
+  constexpr int most = 32;  // vectors at once
+  Squares squares;
+  int64_t i = 0;
+  while (i + kLanes <= count) {
+    Vector few = Vector{};
+    for (int k = 0; k < most && i + kLanes <= count; ++k, i += kLanes) {
+      const Vector piece = Load(numbers + i);
+      few += piece * piece;
+    }
+    squares.Add(few);
+  }
+  double norm = squares.Total();
+  for (; i < count; ++i) norm += static_cast<double>(numbers[i]) * numbers[i];
+  return norm;
+}
+
+double GramNorm(const float* x, const float* g, int64_t tokens, int64_t width_in,
+                int64_t width_out) {
   static thread_local std::vector<float> x_copy, g_copy;
   x = WholeRows(x, tokens, &width_in, &x_copy);
   g = WholeRows(g, tokens, &width_out, &g_copy);
-  Vector total = Vector{}, x_products[kLanes], g_products[kLanes], times = Vector{};
+  Vector x_products[kLanes], g_products[kLanes], times = Vector{};
+  Squares total;
+  double lengths = 0.0;  // sum_t |x_t| |g_t|
   int waiting = 0;
   auto add = [&] {
-    for (int l = waiting; l < kLanes; ++l) x_products[l] = g_products[l] = Vector{};
-    total += times * LaneSums(x_products) * LaneSums(g_products);
+    for (int l = waiting; l < kLanes; ++l) {
+      x_products[l] = g_products[l] = Vector{};
+      times[l] = 0.0f;
+    }
+    const Vector xs = LaneSums(x_products), gs = LaneSums(g_products);
+    total.Add(times * xs * gs);
+    for (int l = 0; l < waiting; ++l) {
+      // Rows too small for their squares count as the least that is not.
+      if (times[l] == 1.0f) lengths += std::sqrt((xs[l] + kLeast) * (gs[l] + kLeast));
+    }
     waiting = 0;
   };
   for (int64_t s = 0; s < tokens; ++s) {
@@ -164,9 +195,10 @@ float GramNorm(const float* x, const float* g, int64_t tokens, int64_t width_in,
     }
   }
   if (waiting > 0) add();
-  float norm = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) norm += total[lane];
-  return std::max(norm, 0.0f);  // rounding can leave a vanishing one just below
+  // A NaN, which every comparison denies, stays one.
+  const double norm = total.Total(), found = norm < 0.0 ? 0.0 : norm;
+  const double units = (width_in + width_out) / kLanes + 2 * tokens + 32;
+  return found + units * kRounding * lengths * lengths;
 }
 
 }  // namespace keras_dpvit

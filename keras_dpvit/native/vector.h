@@ -25,6 +25,24 @@ constexpr int kRegisters = 16;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+typedef double DoubleVector __attribute__((vector_size(8 * kLanes)));
+
+// Adds squares of floats up without losing any beside a larger sum. What is added at once may be a
+// sum of a few dozen floats: each of their additions rounds by 2^-24 of the sum at the most.
+class Squares {
+ public:
+  void Add(Vector few) { sum_ += __builtin_convertvector(few, DoubleVector); }
+
+  double Total() const {
+    double total = 0.0;
+    for (int lane = 0; lane < kLanes; ++lane) total += sum_[lane];
+    return total;
+  }
+
+ private:
+  DoubleVector sum_ = DoubleVector{};
+};
+
 inline Vector Load(const float* from) { return *reinterpret_cast<const Vector*>(from); }
 
 inline void Store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }

@@ -78,7 +78,7 @@ class MedianLayerClipping(Clipping):
         import tensorflow as tf
 
         median = self.thresholds(norms)
-        return tf.minimum(1.0, tf.math.divide_no_nan(median[:, None], norms)) + tf.cast(
+        return tf.minimum(tf.math.divide_no_nan(median[:, None], norms), 1.0) + tf.cast(
             norms == 0.0, norms.dtype
         )
 
@@ -132,7 +132,7 @@ class FixedLayerClipping(Clipping):
                 f"got {len(clips)}."
             )
         thresholds = tf.cast(clips, norms.dtype)
-        return tf.minimum(1.0, tf.math.divide_no_nan(thresholds, norms)) + tf.cast(
+        return tf.minimum(tf.math.divide_no_nan(thresholds, norms), 1.0) + tf.cast(
             norms == 0.0, norms.dtype
         )
 

@@ -9,9 +9,12 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import tf_privacy
 
-# A record's clipped gradient is computed in float32, twice over different routes (its norm, its
-# share of the sum); the cap is met with this much to spare so that rounding cannot pass it.
+# The cap is met with this much to spare, so that rounding cannot pass it. A norm is at most 2e-6 of
+# itself below that of what is summed (`gradients.rules.GradientRule.measured`); a weight in float32
+# and its product with a gradient are wrong by 1.2e-7. What cancels is bounded with the norm.
 ROUNDING_MARGIN = 1e-5
+# The least normal float32: below it a weight is rounded to few digits.
+_LEAST_WEIGHT = 1.2e-38
 
 _LARGEST_NORM = 1e6
 
@@ -24,23 +27,26 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
     or infinite gets weight 0.
 
     Args:
-        layer_norms: float tensor `(records, layers)`.
+        layer_norms: float tensor `(records, layers)`, none below the true one.
         factors: float tensor `(records, layers)` from a `Clipping`.
         cap: scalar float tensor above 0, known before the records are looked at.
 
     Returns:
-        The weights `(records, layers)`, and the norms `(records,)` of the layer-clipped
-        gradients before the cap, 0 for a record that was dropped.
+        The weights, float32 `(records, layers)`, and the norms, float32 `(records,)`, of the
+        layer-clipped gradients before the cap, 0 for a record that was dropped.
     """
     import tensorflow as tf
 
+    # In float64, where squares of float32 numbers neither underflow nor overflow.
+    layer_norms, factors, cap = (tf.cast(t, tf.float64) for t in (layer_norms, factors, cap))
     norms = tf.norm(factors * layer_norms, axis=-1)
     usable = tf.math.is_finite(norms) & tf.reduce_all(tf.math.is_finite(layer_norms), axis=-1)
     norms = tf.where(usable, norms, 0.0)
-    scale = tf.minimum(1.0, tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms))
+    scale = tf.minimum(tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms), 1.0)
     scale = tf.where(norms > 0.0, scale, 1.0)
     weights = tf.where(usable[:, None], factors * scale[:, None], 0.0)
-    return weights, norms
+    weights = tf.where(weights < _LEAST_WEIGHT, tf.zeros([], weights.dtype), weights)
+    return tf.cast(weights, tf.float32), tf.cast(norms, tf.float32)
 
 
 class Sensitivity(abc.ABC):

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -58,9 +57,6 @@ class CertifiedStep:
         limit = max(1, physical_batch_size // rows_per_unit)
         self._xla = jit_compile
         self._chunk_sizes = _chunk_sizes(plan.num_microbatches, limit, jit_compile)
-        self._seed_states = [
-            part.state for layer in model._flatten_layers() for part in _generators(layer)
-        ]
         self._chunk = tf.function(self._chunk_sums, autograph=False)
 
     def clipped_sums(self, x: Any, y: Any, present: Any, state: Any) -> Any:
@@ -90,10 +86,7 @@ class CertifiedStep:
         def one_chunk(i: Any, sums: Any, tally: Any, outputs: Any, losses: Any) -> Any:
             part = [t[i * size * rows : (i + 1) * size * rows] for t in (x, y, present)]
             taking_part = tf.range(i * size, (i + 1) * size) < units
-            part_x, part_y, part_present = part
-            more, more_tally, output, loss = self._finite_chunk(
-                part_x, part_y, part_present, taking_part, state
-            )
+            more, more_tally, output, loss = self._chunk(*part, taking_part, state)
             return (
                 i + 1,
                 sums + more,
@@ -117,68 +110,43 @@ class CertifiedStep:
         )
         return sums, tally, outputs.concat()[:total], losses.concat()[:total]
 
-    def _finite_chunk(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
-        """A chunk's sums; units without a usable gradient leave no trace in them.
-
-        Their weight is 0, but activations that overflowed turn 0 into NaN inside a product with
-        the other units. Then the chunk runs again with blank images in their place and the
-        layers' own noise drawn as before, so that every other unit's gradient is the same.
-        """
-        seeds = [tf.identity(state.value) for state in self._seed_states]
-        first = self._chunk(x, y, present, taking_part, state)
-
-        def again() -> Any:
-            for variable, before in zip(self._seed_states, seeds, strict=True):
-                variable.assign(before)
-            usable = first[4]
-            mask = tf.repeat(usable, self._rows_per_unit)
-            mask = tf.reshape(mask, (-1,) + (1,) * (x.shape.rank - 1))
-            blanked = tf.where(mask, x, tf.zeros([], x.dtype))
-            sums, tally, output, loss, _ = self._chunk(
-                blanked, y, present, taking_part & usable, state
-            )
-            # Weights that overflow on a blank image leave no gradient worth the name.
-            sums = tf.where(tf.math.is_finite(sums), sums, 0.0)
-            # A dropped unit's norm counts as 0, here as in a chunk that needs no second run.
-            dropped = taking_part & ~usable
-            none = tf.zeros(tf.shape(dropped))
-            return sums, tally + self._tally(state, none, none / none, dropped), output, loss
-
-        finite = tf.reduce_all(tf.math.is_finite(first[0]))
-        return tf.cond(finite, lambda: first[:4], again)
-
     def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
-        """Clipped sums of one chunk, tally, outputs, losses, and which units count."""
+        """Clipped sums of one chunk, tally, outputs and losses of its rows."""
         rows = self._rows_per_unit
 
         def forward() -> tuple[Any, Any]:
             outputs = tf.cast(self._model(x, training=True), tf.float32)
-            losses = self._losses(y, outputs)
-            return tf.where(present, losses, 0.0), outputs
+            return self._losses(y, outputs), outputs
 
+        if rows == 1:
+            taking_part &= present
         gradients = PerExampleGradients(
-            self._units, forward, rows, 1.0 / self._unit_size, jit_compile=self._xla
+            self._units,
+            forward,
+            rows,
+            1.0 / self._unit_size,
+            present=present & tf.repeat(taking_part, rows),
+            jit_compile=self._xla,
         )
-        unit_norms = gradients.layer_norms()
-        norms = _group_norms(unit_norms, self._groups)
+        norms = _group_norms(gradients.layer_norms(), self._groups)
         clipping, cap = self._plan.clipping, self._plan.sensitivity.cap(state)
         weights, clipped = release_weights(norms, clipping.factors(norms), cap)
-        usable = tf.reduce_all(tf.math.is_finite(unit_norms), axis=1)
-        weights = tf.where(taking_part[:, None], weights, 0.0)
-        tally = self._tally(state, clipped, clipping.thresholds(norms), taking_part)
+        weights = tf.where(gradients.usable[:, None], weights, 0.0)
+        # A record that counts as zero has norm 0, whatever made it unusable.
+        clipped = tf.where(gradients.usable, clipped, 0.0)
+        thresholds = tf.cast(clipping.thresholds(norms), tf.float32)
+        thresholds = tf.where(gradients.usable, thresholds, math.nan)
+        tally = self._plan.sensitivity.tally(state, clipped, thresholds, taking_part)
         sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
         # One vector: a hundred variables would be a thousand small operations on the way.
-        sums = tf.concat([tf.reshape(s, [-1]) for s in sums], axis=0)
-        return sums, tally, gradients.aux, gradients.losses, usable
+        sums = tf.concat([tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums], axis=0)
+        return sums, tally, gradients.aux, gradients.losses
 
     @property
     def _unit_size(self) -> int:
         """The public number over which a unit averages its rows' gradients."""
         shared = self._plan.microbatch_size
         return shared if shared > 1 else self._rows_per_unit
-
-    def _tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
-        return self._plan.sensitivity.tally(state, norms, thresholds, taking_part)
 
     def release(
         self, sums: Any, tally: Any, state: Any, step: Any, noise_key: Any
@@ -255,9 +223,7 @@ def _chunk_sizes(units: int, limit: int, xla: bool) -> tuple[int, int, int]:
 
 
 def _padded(tensor: Any, length: Any) -> Any:
-    padding = [[0, length - tf.shape(tensor)[0]]] + [[0, 0]] * (tensor.shape.rank - 1)
-    return tf.pad(tensor, padding)
-
-
-def _generators(layer: Any) -> list[Any]:
-    return [v for v in vars(layer).values() if isinstance(v, keras.random.SeedGenerator)]
+    """The tensor with its first row repeated at the end: no blank that a layer might choke on."""
+    blank = tf.zeros([1, *tensor.shape[1:]], tensor.dtype)  # of an empty sample, whose sums are 0
+    first = tf.concat([tensor[:1], blank], axis=0)[:1]
+    return tf.concat([tensor, tf.repeat(first, length - tf.shape(tensor)[0], axis=0)], axis=0)

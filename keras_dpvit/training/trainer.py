@@ -18,12 +18,13 @@ from keras_dpvit.training import batches, inputs
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.guard import Guard
-from keras_dpvit.training.losses import per_example_loss
+from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.step import CertifiedStep
 from keras_dpvit.training.validation import validate
 
 _MOST_ROWS_AT_ONCE = 320
+_RECORDS_TRIED = 6
 
 
 class PrivateTrainer:
@@ -125,6 +126,7 @@ class PrivateTrainer:
                 f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
                 "its cost will be added."
             )
+        self._check_loss(labels)
         validate(self._model, self._losses, labels)
         self._note_disclosures(arguments)
         self._in_fit = True
@@ -159,6 +161,21 @@ class PrivateTrainer:
             output_signature=batches.signature(source),
         )
         return data.prefetch(2), source.example()[1]
+
+    def _check_loss(self, labels: np.ndarray) -> None:
+        """Tries the loss on labels like the first record's, and outputs drawn by chance."""
+        rng = np.random.default_rng(0)
+        shape = (_RECORDS_TRIED, *self._model.output_shape[1:])
+        outputs = rng.dirichlet(np.ones(shape[-1] + 1), shape[:-1])[..., : shape[-1]]
+        classes = int(self._model.output_shape[-1])
+        like = np.resize(labels, (_RECORDS_TRIED, *labels.shape[1:]))
+        if np.issubdtype(like.dtype, np.floating):
+            like = rng.uniform(0.1, 0.9, like.shape).astype(like.dtype)
+        elif like.ndim == 1 or like.shape[1:] == (1,):
+            # Pairs of one class beside pairs of another: a loss may compare either.
+            pairs = np.arange(_RECORDS_TRIED) // 2 % max(2, classes)
+            like = pairs.reshape(like.shape).astype(like.dtype)
+        check_loss(self._model.loss, like, outputs.astype("float32"))
 
     def _prepare(self, physical_batch_size: int | None, augmentation: Any = None) -> None:
         if physical_batch_size is not None:

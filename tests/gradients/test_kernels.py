@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from keras_dpvit.gradients import kernels
-from keras_dpvit.gradients.tokens import token_norms, token_sums
+from keras_dpvit.gradients.tokens import measured_tokens, token_sums
 
 
 @hypothesis.given(
@@ -24,9 +24,9 @@ def test_norms_and_sums_over_tokens_are_those_of_gradients_written_out(
     g = rng.standard_normal((records, tokens, width_out))
     weights = rng.uniform(0, 2, records)
     each = np.einsum("bti,bto->bio", x, g)
-    norms = token_norms(tf.constant(x), tf.constant(g))
-    total = token_sums(tf.constant(x), tf.constant(g), tf.constant(weights))
-    np.testing.assert_allclose(norms, (each**2).sum(axis=(1, 2)), rtol=1e-10)
+    measured = measured_tokens(tf.constant(x), tf.constant(g))
+    total = token_sums(measured.kept, tf.constant(weights))
+    np.testing.assert_allclose(measured.squared_norms, (each**2).sum(axis=(1, 2)), rtol=1e-10)
     np.testing.assert_allclose(total, np.tensordot(weights, each, axes=1), rtol=0, atol=1e-10)
 
 
