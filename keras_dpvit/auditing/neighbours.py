@@ -54,8 +54,8 @@ def neighbours(
     """Adds one record after another to a data set and compares one step of `fit` with and without.
 
     A step is recorded on copies of the model by the public `fit` under a plan like the given one,
-    but with every record in the step, no noise and plain SGD of rate 1, so that the change of the
-    weights is the clipped sum; then replayed with one record more and the same randomness.
+    but with every record in the step, no noise and plain SGD, so that the change of the weights is
+    the clipped sum; then replayed with one record more and the same randomness.
 
     Guarantee: a ratio above 1 disproves the plan's epsilon for this model, loss and data. Ratios
     below prove nothing about records that were not tried.
@@ -101,6 +101,8 @@ class _Replay:
     def __init__(self, model: Any, loss: Any, plan: PrivacyPlan, num_records: int) -> None:
         self.sensitivity = float(plan.sensitivity.cap(plan.sensitivity.initial_state()))
         self._loss = loss
+        # So large that the weights' own rounding does not show beside their change.
+        self._rate = 100.0 / self.sensitivity
         self._divisor = num_records
         self._plan = PrivacyPlan(
             num_examples=num_records,
@@ -124,11 +126,11 @@ class _Replay:
         self._model.set_weights(self._start)
         # Layers draw other numbers in every step: under the same plan, its first step is the same.
         if self._random or not self._compiled:
-            self._model.compile(DPKerasSGDOptimizer(self._plan, 1.0), self._loss)
+            self._model.compile(DPKerasSGDOptimizer(self._plan, self._rate), self._loss)
             self._compiled = True
         before = self._flat()
         self._model.fit(x, y, epochs=1, verbose=0)
-        return (before - self._flat()) * self._divisor
+        return (before - self._flat()) * (self._divisor / self._rate)
 
     def _flat(self) -> np.ndarray:
         values = [np.asarray(v, "float64").ravel() for v in self._model.trainable_variables]
