@@ -58,7 +58,8 @@ class LayerRandomness:
 
     def end_fit(self) -> None:
         """Puts the public states back, after a step that was broken off too."""
-        self.leave(self._before)
+        for state, value in self._before:
+            state.assign(value)
         self._before = []
 
 

@@ -35,7 +35,8 @@ class TracedPass:
         losses: a per-example loss of `(labels, outputs)`, or None for one without labels.
         images: a batch, for shape and type.
         labels: its labels, for shape and type.
-        training: bool.
+        training: bool; in inference mode there is no backward pass, and no graph, which would
+            take longer to trace than a run or two takes without.
 
     Attributes:
         names: what each tensor is that a run returns; the last two are the outputs and losses.
@@ -50,9 +51,12 @@ class TracedPass:
         self._model, self._losses, self._training = model, losses, training
         self.names: list[str] = []
         self.draws = self.draws_elsewhere = False
-        specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (images, labels)]
-        self._function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
-        self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
+        self._function: Any = self._run
+        self._variables: list[Any] = []
+        if training:
+            specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (images, labels)]
+            self._function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
+            self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
 
     def run(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
         """What every layer is given and returns, and the gradients in that; float32."""
@@ -60,7 +64,7 @@ class TracedPass:
         return [tensor.numpy() for tensor in found]
 
     def variables(self) -> list[Any]:
-        """Handles of every variable that the pass can read or write, of Keras or not."""
+        """Handles of every variable that a traced pass can read or write, of Keras or not."""
         return self._variables
 
     def _run(self, images: Any, labels: Any) -> list[Any]:
@@ -132,14 +136,13 @@ def _calls_as(layer: Any, known: Any) -> bool:
 
 
 def _tensors(structure: Any) -> list[Any]:
-    """Tensors of numbers in a structure that belong to the graph being traced."""
-    graph = tf.compat.v1.get_default_graph()
+    """Tensors of numbers in a structure that belong to the graph being traced, if one is."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     return [
         leaf
         for leaf in tf.nest.flatten(structure)
-        if tf.is_tensor(leaf)
-        and isinstance(leaf, tf.Tensor)
-        and getattr(leaf, "graph", None) is graph
+        if isinstance(leaf, tf.Tensor)
+        and (graph is None or getattr(leaf, "graph", None) is graph)
         and (leaf.dtype.is_floating or leaf.dtype.is_integer or leaf.dtype.is_bool)
     ]
 
