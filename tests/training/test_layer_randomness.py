@@ -188,7 +188,8 @@ def test_no_file_holds_the_states_of_a_step(records, tmp_path):
 def test_states_left_in_the_model_would_be_in_files(records, tmp_path):
     noted, written = noted_and_written(Leaky, records, tmp_path)
     first_words = {array[:8] for array in written if len(array) == 16}
-    assert {state[:8] for state in noted} <= first_words
+    # Those of the last step; Keras' own files have seeds alone, the checkpoint has states.
+    assert len({state[:8] for state in noted} & first_words) == 2
 
 
 def test_a_training_that_breaks_off_puts_the_states_back(records):
