@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.gradients.recording import call_name
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
 
@@ -57,8 +57,4 @@ class VectorizedRule(InstantiatedRule):
 
 def draws_random_numbers(layer: Any) -> bool:
     """Whether the layer or a layer inside it owns a seed generator."""
-    return any(
-        isinstance(value, keras.random.SeedGenerator)
-        for part in layer._flatten_layers()
-        for value in vars(part).values()
-    )
+    return bool(seed_generators(layer))

@@ -48,6 +48,18 @@ def sampled_batches(
         step += 1
 
 
+def some_records(source: Source, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the first records and the last, which is likely of another class.
+
+    A source without records gives its blank example.
+    """
+    if not source.num_records:
+        return source.example()
+    rows = np.arange(min(count, source.num_records))
+    rows[-1] = source.num_records - 1
+    return source.take(rows)
+
+
 def _microbatches(
     plan: PrivacyPlan, source: Source, rows: np.ndarray, key: bytes, step: int
 ) -> Batch:

@@ -99,8 +99,8 @@ def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
     arguments.pop("shuffle", None)
 
 
-def external_batches(model: Any, x: Any, y: Any) -> tuple[Any, np.ndarray]:
-    """Batches made elsewhere, each row marked as a record, and the labels of one of them.
+def external_batches(model: Any, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Batches made elsewhere, each row marked as a record, and images and labels of a few.
 
     Args:
         model: a built Keras model with one input and one output.
@@ -128,4 +128,4 @@ def external_batches(model: Any, x: Any, y: Any) -> tuple[Any, np.ndarray]:
     images, labels = first
     check_images(images.numpy(), tuple(model.input_shape[1:]))
     marked = x.map(lambda a, b: (a, b, tf.ones(tf.shape(b)[:1], tf.bool)))
-    return marked.prefetch(2), labels.numpy()[:1]
+    return marked.prefetch(2), images.numpy()[:8], labels.numpy()[:8]

@@ -18,10 +18,11 @@ from keras_dpvit.training import batches, inputs
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.guard import Guard
+from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.step import CertifiedStep
-from keras_dpvit.training.validation import validate
+from keras_dpvit.training.validation import config_of, validate
 
 _MOST_ROWS_AT_ONCE = 320
 _RECORDS_TRIED = 6
@@ -56,12 +57,15 @@ class PrivateTrainer:
         self._sampling_key = randomness.new_key(plan.seed, f"sampling after {past}")
         self._noise_key = _key_variable(plan.seed, f"noise after {past}")
         self._augmentation_key = _key_variable(plan.seed, f"augmentation after {past}")
+        layer_key = _key_variable(plan.seed, f"layers after {past}")
+        self._layer_randomness = LayerRandomness(model, layer_key)
         self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._state = tf.Variable(plan.sensitivity.initial_state(), dtype=tf.float32)
         self._passes = 0
         self._entered = (0, 0)  # steps and passes that an earlier ledger holds
         self._augmentation: Augmentation | None = None
         self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
+        self._validated: tuple[Any, ...] | None = None  # what was found to be independent
         self._in_fit = False
         self._disclosures: dict[str, None] = {}
 
@@ -111,7 +115,7 @@ class PrivateTrainer:
     ) -> Any:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
-        data, labels = self._data(x, y)
+        data, images, labels = self._data(x, y)
         self._prepare(physical_batch_size, augmentation)
         guard = Guard(self, epochs)
         if checkpoint_dir is not None and self._external:
@@ -126,10 +130,10 @@ class PrivateTrainer:
                 f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
                 "its cost will be added."
             )
-        self._check_loss(labels)
-        validate(self._model, self._losses, labels)
+        self._validate(images, labels)
         self._note_disclosures(arguments)
         self._in_fit = True
+        self._layer_randomness.begin_fit()
         try:
             return keras_fit(
                 data,
@@ -142,14 +146,15 @@ class PrivateTrainer:
             )
         finally:
             self._in_fit = False
+            self._layer_randomness.end_fit()
             guard.close()
 
     @property
     def _external(self) -> bool:
         return self.plan.sampling == "external"
 
-    def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray]:
-        """The data set for Keras, and labels of one record."""
+    def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+        """The data set for Keras, and images and labels of a few records."""
         if self._external:
             return inputs.external_batches(self._model, x, y)
         source = source_for(self._model, x, y)
@@ -160,7 +165,16 @@ class PrivateTrainer:
             ),
             output_signature=batches.signature(source),
         )
-        return data.prefetch(2), source.example()[1]
+        return data.prefetch(2), *batches.some_records(source)
+
+    def _validate(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Checks that examples are independent, once for what is trained as it is."""
+        layers = self._model._flatten_layers()
+        what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
+        if what != self._validated:
+            self._check_loss(labels)
+            validate(self._model, self._losses, labels, images)
+            self._validated = what
 
     def _check_loss(self, labels: np.ndarray) -> None:
         """Tries the loss on labels like the first record's, and outputs drawn by chance."""
@@ -237,8 +251,11 @@ class PrivateTrainer:
         with tf.control_dependencies([present]):
             # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
             step = tf.identity(self._steps)
+        public_states = self._layer_randomness.enter(step)
         sums, tally, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
         gradients, state = self.step.release(sums, tally, self._state, step, self._noise_key)
+        with tf.control_dependencies([sums, tally, outputs, losses]):
+            self._layer_randomness.leave(public_states)
         with tf.control_dependencies([tally]):
             # Not before the batch is there: the sampler asks for the number of its step.
             self._steps.assign_add(1)

@@ -1,0 +1,32 @@
+"""Finds the generators that layers draw random numbers from."""
+
+from typing import Any
+
+import keras
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """All seed generators of a layer or model and of what is inside it, each once.
+
+    They are found as attributes, and in lists, tuples, sets and dictionaries that are attributes.
+    The order is that of the layers and their attributes, the same for two models built alike.
+
+    Args:
+        layer: a Keras layer or model.
+    """
+    found: dict[int, Any] = {}
+    for part in layer._flatten_layers():
+        for value in list(vars(part).values()):
+            _collect(value, found)
+    return list(found.values())
+
+
+def _collect(value: Any, found: dict[int, Any]) -> None:
+    if isinstance(value, keras.random.SeedGenerator):
+        found.setdefault(id(value), value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _collect(item, found)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            _collect(item, found)

@@ -1,0 +1,162 @@
+"""One forward and backward pass of a model that shows all that its layers are given."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dpvit.gradients.randomness import seed_generators
+from keras_dpvit.gradients.recording import record_calls
+from keras_dpvit.layers.attention import SelfAttention
+from keras_dpvit.layers.normalization import DPLayerNormalization
+
+# Layers that draw for each row by itself, by what their call says.
+_DRAW_BY_ROW: tuple[Any, ...] = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.AlphaDropout,
+    SelfAttention,
+    DPLayerNormalization,
+)
+
+
+class TracedPass:
+    """A traced pass over a batch of any size, the graph that a private step has too.
+
+    Args:
+        model: a built Keras model with one input and one output.
+        losses: a per-example loss of `(labels, outputs)`, or None for one without labels.
+        images: a batch, for shape and type.
+        labels: its labels, for shape and type.
+        training: bool; in inference mode there is no backward pass, and no graph, which would
+            take longer to trace than a run or two takes without.
+
+    Attributes:
+        names: what each tensor is that a run returns; the last two are the outputs and losses.
+        draws: bool, whether a generator of the layers is asked for numbers.
+        draws_elsewhere: bool, whether a generator is asked for numbers outside of the layers
+            that are known to draw row by row.
+    """
+
+    def __init__(
+        self, model: Any, losses: Any, images: np.ndarray, labels: np.ndarray, training: bool
+    ) -> None:
+        self._model, self._losses, self._training = model, losses, training
+        self.names: list[str] = []
+        self.draws = self.draws_elsewhere = False
+        self._function: Any = self._run
+        self._variables: list[Any] = []
+        if training:
+            specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (images, labels)]
+            self._function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
+            self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
+
+    def run(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+        """What every layer is given and returns, and the gradients in that; float32."""
+        found = self._function(tf.constant(images), tf.constant(labels))
+        return [tensor.numpy() for tensor in found]
+
+    def variables(self) -> list[Any]:
+        """Handles of every variable that a traced pass can read or write, of Keras or not."""
+        return self._variables
+
+    def _run(self, images: Any, labels: Any) -> list[Any]:
+        layers = self._model._flatten_layers()
+        with tf.GradientTape() as tape:
+            recorded = record_calls([(layer, None) for layer in layers])
+            with recorded as calls, self._draws_noticed(layers, calls):
+                outputs = self._model(images, training=self._training)
+            outputs = tf.cast(outputs, tf.float32)
+            if self._losses is None:
+                values = tf.reduce_sum(outputs**2, axis=list(range(1, outputs.shape.rank)))
+            else:
+                values = self._losses(labels, outputs)
+            total = tf.reduce_sum(values)
+        found: dict[int, tuple[str, Any]] = {}
+        differentiable: dict[int, tuple[str, Any]] = {}
+        for layer, kept in zip(layers, calls, strict=True):
+            for call in kept:
+                for tensor in _tensors((call.args, call.kwargs)):
+                    found.setdefault(id(tensor), (f"input of layer {layer.name}", tensor))
+                for tensor in _tensors(call.output):
+                    found.setdefault(id(tensor), (f"output of layer {layer.name}", tensor))
+                    if tensor.dtype.is_floating and self._training:
+                        name = f"gradient in the output of layer {layer.name}"
+                        differentiable.setdefault(id(tensor), (name, tensor))
+        gradients = []
+        if differentiable:
+            targets = [tensor for _, tensor in differentiable.values()]
+            gradients = tape.gradient(total, targets, unconnected_gradients="zero")
+        named = [
+            *found.values(),
+            *zip([name for name, _ in differentiable.values()], gradients, strict=True),
+            ("output of the model", outputs),
+            ("loss", values),
+        ]
+        self.names = [name for name, _ in named]
+        return [tf.cast(tf.convert_to_tensor(tensor), tf.float32) for _, tensor in named]
+
+    @contextlib.contextmanager
+    def _draws_noticed(self, layers: list[Any], calls: list[list[Any]]) -> Iterator[None]:
+        """Within the context, a generator's numbers are seen to go to a layer by row or not."""
+        by_row = [any(_calls_as(layer, known) for known in _DRAW_BY_ROW) for layer in layers]
+
+        def noticed(draw: Callable[..., Any]) -> Callable[..., Any]:
+            def next_seed(*args: Any, **kwargs: Any) -> Any:
+                # A call without an output is still under way.
+                inside = any(
+                    known and any(call.output is None for call in kept)
+                    for known, kept in zip(by_row, calls, strict=True)
+                )
+                self.draws = True
+                self.draws_elsewhere |= not inside
+                return draw(*args, **kwargs)
+
+            return next_seed
+
+        generators = seed_generators(self._model)
+        for generator in generators:
+            generator.next = noticed(generator.next)
+        try:
+            yield
+        finally:
+            for generator in generators:
+                del generator.next
+
+
+def _calls_as(layer: Any, known: Any) -> bool:
+    return isinstance(layer, known) and type(layer).call is known.call
+
+
+def _tensors(structure: Any) -> list[Any]:
+    """Tensors of numbers in a structure that belong to the graph being traced, if one is."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    return [
+        leaf
+        for leaf in tf.nest.flatten(structure)
+        if isinstance(leaf, tf.Tensor)
+        and (graph is None or getattr(leaf, "graph", None) is graph)
+        and (leaf.dtype.is_floating or leaf.dtype.is_integer or leaf.dtype.is_bool)
+    ]
+
+
+def _is_variable(handle: Any) -> bool:
+    return handle.dtype == tf.resource and bool(handle._handle_data.is_set)
+
+
+def read_variable(handle: Any) -> Any:
+    """The value behind a handle."""
+    dtype = tf.as_dtype(handle._handle_data.shape_and_type[0].dtype)
+    return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+
+def write_variable(handle: Any, value: Any) -> None:
+    """Gives the variable behind a handle a value."""
+    tf.raw_ops.AssignVariableOp(resource=handle, value=value)
