@@ -56,8 +56,8 @@ class PrivateMetrics:
             _validate.positive(max_loss=self.max_loss)
         if _validate.positive(noise_ratio=self.noise_ratio) <= 1:
             raise InputError(
-                f"noise_ratio must be above 1, got {self.noise_ratio:g}: at 1 nothing of the plan's "
-                "budget is left for the gradient."
+                f"noise_ratio must be above 1, got {self.noise_ratio:g}: at 1 nothing of the "
+                "plan's budget is left for the gradient."
             )
 
     def get_config(self) -> dict[str, Any]:

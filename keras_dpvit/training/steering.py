@@ -106,7 +106,7 @@ class Steering:
         elif kind in _LOGGERS:
             self._note(
                 "not_covered",
-                f"Training loss and metrics, computed without noise, as {kind.__name__} wrote them.",
+                f"Training loss and metrics without noise, in what {kind.__name__} wrote.",
             )
         elif kind in _SAVE and "{" in str(getattr(callback, "filepath", "")):
             self._note(
