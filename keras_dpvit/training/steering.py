@@ -75,10 +75,13 @@ class Steering:
             callbacks: as `fit` takes them, a Keras `CallbackList` too, which is taken apart.
 
         Raises:
-            InputError: on a callback that private training refuses.
+            InputError: on what is no callback, or one that private training refuses.
         """
         found = flattened(callbacks)
         refuse_backup(found)
+        for callback in found:
+            if not hasattr(callback, "__dict__"):
+                raise InputError(f"callbacks must be Keras callbacks, got {callback!r}.")
         self._known = [c for c in found if type(c) in (*_ACT_ON_MONITOR, *_SAVE)]
         for callback in found:
             self._note_by_type(callback)

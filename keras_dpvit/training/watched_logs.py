@@ -81,8 +81,6 @@ class WatchedLogs(dict):
     def __ne__(self, other: object) -> bool:
         return self._all() != other
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __or__(self, other: Any) -> Any:
         return self.copy() | other
 

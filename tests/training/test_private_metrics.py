@@ -14,6 +14,8 @@ import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.mechanism import StepMechanism
 from keras_dpvit.privacy.sensitivity import PublishedSensitivity
+from keras_dpvit.training import batches
+from keras_dpvit.training.noise import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums, PrivateMetrics, metric_sums
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -34,10 +36,11 @@ def a_plan(**changes):
     return kd.PrivacyPlan(**{**arguments, **changes})
 
 
-def compiled(rate=0.01, loss=LOSS, outputs=10, **changes):
+def compiled(rate=0.01, loss=LOSS, outputs=10, jit_compile=False, **changes):
     keras.utils.set_random_seed(1)
     model = kd.make_private(keras.Sequential([keras.Input((64,)), keras.layers.Dense(outputs)]))
-    model.compile(kd.DPKerasSGDOptimizer(a_plan(**changes), rate), loss, metrics=["accuracy"])
+    optimizer = kd.DPKerasSGDOptimizer(a_plan(**changes), rate)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
     return model
 
 
@@ -194,11 +197,12 @@ def released(model, metrics, x, y, trials=1):
     return run(tf.range(trials, dtype=tf.int64)).numpy(), clipped.numpy()[-2:]
 
 
-def test_one_record_moves_a_steps_metrics_and_none_other(digits):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_one_record_moves_a_steps_metrics_and_none_other(digits, jit_compile):
     """Through the chunks, a record whose gradient overflows among them."""
     x, y = digits[0][:9], digits[1][:9]
     metrics = MetricSums(4.0, 10.0, "classes")
-    model = compiled(num_examples=9, batch_size=9)
+    model = compiled(num_examples=9, batch_size=9, jit_compile=jit_compile)
     _, before = released(model, metrics, x, y)
     for value in (5.0, 1e6, 3e38, np.nan, np.inf):
         extra = np.full((1, 64), value, "float32")
@@ -208,19 +212,32 @@ def test_one_record_moves_a_steps_metrics_and_none_other(digits):
     np.testing.assert_allclose(after, before, atol=1e-5)  # the infinite one adds nothing
 
 
+def test_the_second_run_without_an_overflown_record_is_not_what_is_summed(digits, monkeypatch):
+    """The images that stand in for unusable ones count for the gradients alone."""
+    x, y = digits[0][:9].copy(), digits[1][:9]
+    x[4] = np.inf
+    model = compiled(num_examples=9, batch_size=9)
+    runs = []
+    original = MetricSums.sums
+
+    def spied(self, losses, outputs, labels, present, copies):
+        found = original(self, losses, outputs, labels, present, copies)
+        tf.py_function(lambda value: runs.append(value.numpy()), [found], [])
+        return found
+
+    monkeypatch.setattr(MetricSums, "sums", spied)
+    _, summed = released(model, MetricSums(4.0, 10.0, "classes"), x, y)
+    first, second = runs
+    np.testing.assert_array_equal(summed, first)
+    assert np.abs(second - first).max() > 0.1  # the faulty twin: a blank image's loss and answer
+
+
 @pytest.mark.parametrize("microbatch_size", [1, 2])
 def test_noise_on_the_metrics_is_what_the_mechanism_says(digits, microbatch_size):
-    x, y = digits[0][:20], digits[1][:20]
-    if microbatch_size > 1:
-        rows = 20 // 2 * 0 + 26  # whole units of its room
-        x, y = digits[0][:rows], digits[1][:rows]
     model = compiled(noise_multiplier=1.3, microbatch_size=microbatch_size)
-    from keras_dpvit.training import batches
-
-    room = batches.rows_per_unit(model._private_trainer.plan)
-    whole = len(x) // room * room
+    rows = 2 * batches.rows_per_unit(model._private_trainer.plan)
     metrics = MetricSums(4.0, 5.0, "classes")
-    noised, clean = released(model, metrics, x[:whole], y[:whole], trials=3000)
+    noised, clean = released(model, metrics, digits[0][:rows], digits[1][:rows], trials=3000)
     noise = (noised - clean).ravel()
     stddev = 1.3 * 5.0 * STEP
     assert stats.kstest(noise / stddev, "norm").pvalue > 0.01
@@ -231,8 +248,6 @@ def test_noise_on_the_metrics_is_what_the_mechanism_says(digits, microbatch_size
 
 def test_seeded_results_without_metrics_do_not_change(digits):
     """The metrics' noise comes last of a step's: all other numbers are those of before."""
-    from keras_dpvit.training.noise import standard_normals
-
     model = compiled()
     model.fit(*digits, epochs=1, verbose=0)
     trainer = model._private_trainer
