@@ -32,6 +32,7 @@ _HOME = {
     "load_initial_weights": "training.fine_tuning",
     "Augmentation": "training.augmentation",
     "PrivacyBudget": "training.callbacks",
+    "PrivateMetrics": "training.private_metrics",
     "TrialCount": "privacy.tuning",
     "random_trials": "privacy.tuning",
     "load_model": "loading",

@@ -103,6 +103,7 @@ class PrivatelyTrainable(_Base):
 
         * `physical_batch_size`: int, examples in memory at once; changes no result.
         * `augmentation`: an `Augmentation`, altered copies averaged before clipping.
+        * `private_metrics`: a `PrivateMetrics`, training loss and accuracy with noise in the logs.
         * `checkpoint_dir`: a directory. A run that was cut off goes on from there; under a seed to
           the same end as if it had not been, else with the steps lost counted as spent.
         * `checkpoint_steps`: int, steps between checkpoints; once an epoch by default.

@@ -1,10 +1,14 @@
 """What one step releases, and the one place that knows its sensitivity, noise and event."""
 
 import dataclasses
+import math
 from typing import Any
 
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.sensitivity import Sensitivity
+
+# The length of a record's two metrics, each in [-1/2, 1/2].
+METRICS_STEP = math.sqrt(0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +18,8 @@ class StepMechanism:
     Guarantee: one step costs `event()`, for any gradients, if the state of `rule` is a function of
     earlier releases only. Both releases together are one Gaussian: with gradient noise `z_g`
     over the clipping norm and deviation `s` of the count's noise, `1/z^2 = 1/z_g^2 + 1/(2 s)^2`.
+    Noised sums of two numbers in [-1/2, 1/2] for each record (see `PrivateMetrics`), if
+    `metrics_noise_ratio` is set, add `1/z_m^2` to that, with `z_m` their noise over `sqrt(1/2)`.
     Where records share a clipped unit (microbatches), one record changes a unit from one value
     of norm `C` to any other, so both sensitivities double and the event has `z / 2`.
 
@@ -23,6 +29,7 @@ class StepMechanism:
         num_units: int, the expected number of clipped units in the sum.
         records_share_units: bool, whether a unit is a microbatch of several records.
         sampling_probability: float, Poisson's; 1 for no amplification.
+        metrics_noise_ratio: float above 1 or None for no metrics, `z_m / z`.
     """
 
     noise_multiplier: float
@@ -30,6 +37,7 @@ class StepMechanism:
     num_units: int
     records_share_units: bool = False
     sampling_probability: float = 1.0
+    metrics_noise_ratio: float | None = None
 
     @property
     def units_moved(self) -> int:
@@ -47,7 +55,25 @@ class StepMechanism:
 
     def split(self) -> tuple[float, float]:
         """The gradient's noise multiplier and the deviation of the noise on the count."""
-        return self.rule.split(self.noise_multiplier, self.num_units)
+        rest = self.noise_multiplier  # of gradient and count together
+        if self.metrics_noise_ratio is not None:
+            rest /= math.sqrt(1.0 - self.metrics_noise_ratio**-2)
+        return self.rule.split(rest, self.num_units)
+
+    @property
+    def metrics_noise_multiplier(self) -> float:
+        """Noise on the metrics' sums over what one record in a unit of its own moves them by."""
+        return self.noise_multiplier * (self.metrics_noise_ratio or 0.0)
+
+    @property
+    def metrics_sensitivity(self) -> float:
+        """L2 sensitivity of the metrics' sums."""
+        return self.units_moved * METRICS_STEP
+
+    @property
+    def metrics_noise_stddev(self) -> float:
+        """Standard deviation of the noise on each of the metrics' sums."""
+        return self.metrics_noise_multiplier * METRICS_STEP
 
     def noise_stddev(self, state: Any, tally: Any = None) -> Any:
         """Standard deviation of the noise on each element of the sum."""

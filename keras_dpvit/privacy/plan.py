@@ -242,19 +242,22 @@ class PrivacyPlan:
         """What a step releases: its sensitivity, noise and event."""
         return self._mechanism(self.noise_schedule.factor(step, self.steps))
 
-    def _mechanism(self, factor: float) -> StepMechanism:
+    def _mechanism(self, factor: float, metrics_noise_ratio: float | None = None) -> StepMechanism:
         return StepMechanism(
             noise_multiplier=self.noise_multiplier * factor,
             rule=self.sensitivity,
             num_units=self.num_microbatches,
             records_share_units=self.microbatch_size > 1,
             sampling_probability=self.sampling_probability if self.sampling == "poisson" else 1.0,
+            metrics_noise_ratio=metrics_noise_ratio,
         )
 
-    def noise_levels(self) -> list[tuple[StepMechanism, int]]:
+    def noise_levels(
+        self, metrics_noise_ratio: float | None = None
+    ) -> list[tuple[StepMechanism, int]]:
         """The run as pairs (mechanism, number of steps in a row)."""
         levels = self.noise_schedule.levels(self.steps)
-        return [(self._mechanism(factor), steps) for factor, steps in levels]
+        return [(self._mechanism(factor, metrics_noise_ratio), steps) for factor, steps in levels]
 
     def sampler(self, key: bytes) -> samplers.Sampler | None:
         """The sampler that the plan's event counts; None where somebody else makes the batches."""
@@ -270,6 +273,8 @@ class PrivacyPlan:
         first_step: int = 0,
         not_covered: tuple[str, ...] = (),
         passes: int | None = None,
+        invalidated_by: tuple[str, ...] = (),
+        metrics_noise_ratio: float | None = None,
     ) -> tuple[ledger.LedgerEntry, ...]:
         """The ledger's entries for steps trained under the plan.
 
@@ -278,6 +283,8 @@ class PrivacyPlan:
             first_step: int, the steps before these, entered elsewhere.
             not_covered: see `LedgerEntry`.
             passes: int, for batches made elsewhere: the passes over the records so far.
+            invalidated_by: see `LedgerEntry`.
+            metrics_noise_ratio: see `StepMechanism`; changes no cost.
         """
         if self.sampling != "poisson" and passes is None:
             last, each = first_step + steps, self.steps_per_epoch
@@ -293,8 +300,9 @@ class PrivacyPlan:
                 sampling="poisson" if self.sampling == "poisson" else "fixed_size",
                 passes=passes or 0,
                 certified=self.sensitivity.certified,
-                details=self.describe(factor),
+                details=self.describe(factor, metrics_noise_ratio),
                 not_covered=not_covered,
+                invalidated_by=invalidated_by,
             )
             for factor, count in runs
         )
@@ -304,9 +312,13 @@ class PrivacyPlan:
         spent = ledger.PrivacyLedger(self.entries(self.steps))
         return spent.epsilon(self.delta if delta is None else delta, accountant)
 
-    def describe(self, factor: float = 1.0) -> dict[str, Any]:
+    def describe(
+        self, factor: float = 1.0, metrics_noise_ratio: float | None = None
+    ) -> dict[str, Any]:
         """The mechanism in JSON-able words and numbers, for ledgers, cards and statements."""
-        gradient, count = self._mechanism(factor).split()
+        mechanism = self._mechanism(factor, metrics_noise_ratio)
+        gradient, count = mechanism.split()
+        metrics = {"metrics_noise_multiplier": mechanism.metrics_noise_multiplier}
         return {
             "num_examples": self.num_examples,
             "batch_size": self.batch_size,
@@ -319,6 +331,7 @@ class PrivacyPlan:
             "sampling": self.sampling,
             **{name: write(getattr(self, name)) for name, (_, write, _) in _PARTS.items()},
             "seed_fixed": self.seed is not None,
+            **({} if metrics_noise_ratio is None else metrics),
         }
 
     def get_config(self) -> dict[str, Any]:

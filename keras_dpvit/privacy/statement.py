@@ -143,6 +143,11 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
         )
         if d["count_noise_stddev"]:
             text += f", noise of {d['count_noise_stddev']:.6g} on the count that moves it"
+        if d.get("metrics_noise_multiplier"):
+            text += (
+                f", {d['metrics_noise_multiplier']:.6g} on the sums of losses and right answers "
+                "that each step releases too"
+            )
         text += f". Planned for {d['num_examples']} records in batches of {d['batch_size']}."
         if d.get("microbatch_size", 1) > 1:
             text += (

@@ -13,6 +13,7 @@ from keras_dpvit.errors import InputError
 
 _FILE = "private_training.npz"
 _JOURNAL = "steps_begun"
+_NOTES = "notes"
 _META = "meta"
 
 
@@ -52,6 +53,26 @@ class Checkpoint:
     def steps_begun(self) -> int:
         """The number of steps that were begun."""
         return int.from_bytes(os.pread(self._journal, 8, 0) or b"\0", "big")
+
+    def note(self, kind: str, line: str) -> None:
+        """Keeps a line for the ledger; on the disk before it comes back, whatever is saved later.
+
+        Args:
+            kind: which lines it belongs to.
+            line: text.
+        """
+        with open(self._directory / _NOTES, "a", encoding="utf-8") as file:
+            file.write(json.dumps([kind, line]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def notes(self) -> list[tuple[str, str]]:
+        """The lines that were noted, each with its kind; one that a crash cut off is left out."""
+        path = self._directory / _NOTES
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [tuple(json.loads(line)) for line in lines]
 
     def save(self, variables: list[Any], meta: dict[str, Any]) -> None:
         """Writes a checkpoint in place of the last one.

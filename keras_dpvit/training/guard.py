@@ -1,5 +1,6 @@
 """Keeps a private `fit` within its plan, its ledger and its checkpoints."""
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -11,6 +12,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import ledger_from_dict
 from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.steering import Steering
 
 
 class Guard(keras.callbacks.Callback):
@@ -23,6 +25,7 @@ class Guard(keras.callbacks.Callback):
     Attributes:
         initial_epoch: int, for Keras; above 0 in a run that is resumed.
         resumed: bool.
+        steering: the `Steering` of the run's callbacks, or None.
     """
 
     def __init__(self, trainer: Any, epochs: int) -> None:
@@ -34,6 +37,12 @@ class Guard(keras.callbacks.Callback):
         self._last_step = self._first_step + epochs * trainer.plan.steps_per_epoch
         self.initial_epoch = 0
         self.resumed = False
+        self.steering: Steering | None = None
+
+    def note(self, kind: str, line: str) -> None:
+        """Enters a line for the ledger, in the checkpoint's journal at once."""
+        if self._trainer.note(kind, line) and self._checkpoint is not None:
+            self._checkpoint.note(kind, line)
 
     def use_checkpoints(self, checkpoint: Checkpoint, every: int | None) -> None:
         """Goes on from the last checkpoint, if there is one, and writes further ones.
@@ -71,6 +80,7 @@ class Guard(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._trainer._passes += 1
+        self._trainer.begin_metrics()
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self.model.steps_per_execution != 1:
@@ -103,7 +113,10 @@ class Guard(keras.callbacks.Callback):
         trainer = self._trainer
         if trainer._external and trainer.plan_is_spent:
             self.model.stop_training = True
+        if self.steering is not None:
+            self.steering.note_known()
         if logs is not None:
+            logs.update(trainer.private_values())
             logs["epsilon"] = self.model.privacy_ledger.epsilon(trainer.plan.delta)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -130,6 +143,8 @@ class Guard(keras.callbacks.Callback):
             "passes": trainer._passes,
             "entered": list(trainer._entered),
             "disclosures": list(trainer._disclosures),
+            "invalidated_by": list(trainer._invalidated_by),
+            "private_metrics": _config(trainer._metrics),
             "past_ledger": trainer._model._past_ledger.to_dict(),
         }
         self._checkpoint.save(self._variables(), meta)
@@ -148,6 +163,10 @@ class Guard(keras.callbacks.Callback):
             raise InputError("checkpoint_dir holds a training under another plan.")
         if meta["key"] != self._key_tag():
             raise InputError("checkpoint_dir holds a training under another seed.")
+        if meta.get("private_metrics") != _config(self._trainer._metrics):
+            raise InputError(
+                "checkpoint_dir holds a training with other private_metrics: give fit the same."
+            )
 
     def _restore(self, meta: dict[str, Any], drawn: int) -> None:
         """Takes over what is not in variables; `drawn` steps have had this process' noise."""
@@ -157,6 +176,9 @@ class Guard(keras.callbacks.Callback):
         self._first_step, self._last_step = meta["first_step"], meta["last_step"]
         trainer._passes, trainer._entered = meta["passes"], tuple(meta["entered"])
         trainer._disclosures.update(dict.fromkeys(meta["disclosures"]))
+        trainer._invalidated_by.update(dict.fromkeys(meta.get("invalidated_by", ())))
+        for kind, line in checkpoint.notes():
+            trainer.note(kind, line)
         trainer._model._past_ledger = ledger_from_dict(meta["past_ledger"])
         # Two copies of a checkpoint may go on: what follows is not the release of either.
         trainer._model.renew_release_id()
@@ -172,6 +194,10 @@ class Guard(keras.callbacks.Callback):
         self.initial_epoch = done // trainer.plan.steps_per_epoch
         if trainer.plan_is_spent or trainer.steps_taken >= self._last_step:
             self.initial_epoch = self._epochs  # not one step more
+
+
+def _config(metrics: Any) -> dict[str, Any] | None:
+    return None if metrics is None else _json_like(dataclasses.asdict(metrics))
 
 
 def _json_like(config: Any) -> Any:

@@ -13,6 +13,7 @@ from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import release_weights
 from keras_dpvit.training.noise import standard_normals
 from keras_dpvit.training.optimizers import PrivateGradients
+from keras_dpvit.training.private_metrics import MetricSums
 
 
 class CertifiedStep:
@@ -32,6 +33,7 @@ class CertifiedStep:
             of its record.
         physical_batch_size: int, rows in memory at once.
         jit_compile: bool, XLA for the forward and backward pass.
+        metrics: `MetricSums` or None; their two sums come last in the vector of sums.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class CertifiedStep:
         rows_per_unit: int,
         physical_batch_size: int,
         jit_compile: bool,
+        metrics: MetricSums | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
@@ -56,6 +59,8 @@ class CertifiedStep:
         self._rows_per_unit = rows_per_unit
         limit = max(1, physical_batch_size // rows_per_unit)
         self._xla = jit_compile
+        self._metrics = metrics
+        self._num_metrics = 0 if metrics is None else 2
         self._chunk_sizes = _chunk_sizes(plan.num_microbatches, limit, jit_compile)
         self._chunk = tf.function(self._chunk_sums, autograph=False)
 
@@ -101,7 +106,7 @@ class CertifiedStep:
             one_chunk,
             (
                 0,
-                tf.zeros([sum(self._sizes)]),
+                tf.zeros([sum(self._sizes) + self._num_metrics]),
                 tf.zeros([]),
                 tf.TensorArray(tf.float32, chunks, element_shape=(None, *classes)),
                 tf.TensorArray(tf.float32, chunks, element_shape=(None,)),
@@ -120,12 +125,13 @@ class CertifiedStep:
 
         if rows == 1:
             taking_part &= present
+        counted = present & tf.repeat(taking_part, rows)
         gradients = PerExampleGradients(
             self._units,
             forward,
             rows,
             1.0 / self._unit_size,
-            present=present & tf.repeat(taking_part, rows),
+            present=counted,
             jit_compile=self._xla,
         )
         norms = _group_norms(gradients.layer_norms(), self._groups)
@@ -139,8 +145,11 @@ class CertifiedStep:
         tally = self._plan.sensitivity.tally(state, clipped, thresholds, taking_part)
         sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
         # One vector: a hundred variables would be a thousand small operations on the way.
-        sums = tf.concat([tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums], axis=0)
-        return sums, tally, gradients.aux, gradients.losses
+        sums = [tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums]
+        if self._metrics is not None:
+            copies = rows if self._plan.microbatch_size == 1 else 1
+            sums.append(self._metrics.sums(gradients.losses, gradients.aux, y, counted, copies))
+        return tf.concat(sums, axis=0), tally, gradients.aux, gradients.losses
 
     @property
     def _unit_size(self) -> int:
@@ -163,27 +172,37 @@ class CertifiedStep:
         Returns:
             The gradients for the optimizer and the sensitivity's next state.
         """
-        plan = self._plan
-        stddev, count_stddev = self._noise(step, state, tally)
+        return self.release_all(sums, tally, state, step, noise_key)[:2]
+
+    def release_all(
+        self, sums: Any, tally: Any, state: Any, step: Any, noise_key: Any
+    ) -> tuple[PrivateGradients, Any, Any]:
+        """As `release`, and the noised sums of the metrics, `(2,)` or `(0,)`."""
+        plan, size = self._plan, sum(self._sizes)
+        stddev, count_stddev, metrics_stddev = self._noise(step, state, tally)
         seed = tf.random.experimental.stateless_fold_in(noise_key, step)
-        normals = standard_normals(sum(self._sizes) + 1, seed)
-        noised = (sums + stddev * normals[1:]) / plan.num_microbatches
+        normals = standard_normals(size + 1 + self._num_metrics, seed)
+        noised = (sums[:size] + stddev * normals[1 : size + 1]) / plan.num_microbatches
+        metrics = sums[size:] + metrics_stddev * normals[size + 1 :]
         gradients = [
             tf.reshape(part, variable.shape)
             for part, variable in zip(tf.split(noised, self._sizes), self._variables, strict=True)
         ]
-        return PrivateGradients(gradients), plan.sensitivity.next_state(
+        after = plan.sensitivity.next_state(
             state, tally, count_stddev * normals[0], plan.num_microbatches
         )
+        return PrivateGradients(gradients), after, metrics
 
-    def _noise(self, step: Any, state: Any, tally: Any) -> tuple[Any, Any]:
-        """Standard deviations of a step's noise on the sums and on the count."""
-        mechanisms, steps = zip(*self._plan.noise_levels(), strict=True)
+    def _noise(self, step: Any, state: Any, tally: Any) -> tuple[Any, Any, Any]:
+        """Standard deviations of a step's noise on the sums, on the count and on the metrics."""
+        ratio = None if self._metrics is None else self._metrics.noise_ratio
+        mechanisms, steps = zip(*self._plan.noise_levels(ratio), strict=True)
         level = tf.searchsorted(tf.constant(np.cumsum(steps)), [step], side="right")[0]
         level = tf.minimum(level, len(mechanisms) - 1)
         on_sums = tf.stack([mechanism.noise_stddev(state, tally) for mechanism in mechanisms])
         on_count = tf.constant([mechanism.split()[1] for mechanism in mechanisms], tf.float32)
-        return on_sums[level], on_count[level]
+        on_metrics = tf.constant([m.metrics_noise_stddev for m in mechanisms], tf.float32)
+        return on_sums[level], on_count[level], on_metrics[level]
 
 
 def _group_norms(unit_norms: Any, groups: list[int]) -> Any:

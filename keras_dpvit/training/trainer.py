@@ -20,7 +20,9 @@ from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.losses import check_loss, per_example_loss
+from keras_dpvit.training.private_metrics import MetricSums, metric_sums
 from keras_dpvit.training.sources import source_for
+from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import CertifiedStep
 from keras_dpvit.training.validation import config_of, validate
 
@@ -68,6 +70,11 @@ class PrivateTrainer:
         self._validated: tuple[Any, ...] | None = None  # what was found to be independent
         self._in_fit = False
         self._disclosures: dict[str, None] = {}
+        self._invalidated_by: dict[str, None] = {}
+        self._shown_names: tuple[str, ...] = ()  # of the values that a step shows without noise
+        self._metrics: MetricSums | None = None
+        self._metric_sums = tf.Variable(tf.zeros(2), trainable=False)  # noised, of an epoch
+        self._metrics_from = 0  # the epoch's first step
 
     @property
     def steps_taken(self) -> int:
@@ -97,7 +104,36 @@ class PrivateTrainer:
             self._entered[0],
             tuple(self._disclosures),
             self._passes - self._entered[1] if self._external else None,
+            tuple(self._invalidated_by),
+            None if self._metrics is None else self._metrics.noise_ratio,
         )
+
+    def note(self, kind: str, line: str) -> bool:
+        """Enters a line for the ledger.
+
+        Args:
+            kind: "invalidated_by" or "not_covered", fields of a `LedgerEntry`.
+            line: a sentence.
+
+        Returns:
+            True if it is new.
+        """
+        lines = self._invalidated_by if kind == "invalidated_by" else self._disclosures
+        new = line not in lines
+        lines[line] = None
+        return new
+
+    def begin_metrics(self) -> None:
+        """Starts the private metrics of an epoch."""
+        self._metric_sums.assign(tf.zeros(2))
+        self._metrics_from = self.steps_taken
+
+    def private_values(self) -> dict[str, float]:
+        """The private metrics since the epoch began, from noised sums and public numbers."""
+        steps = self.steps_taken - self._metrics_from
+        if self._metrics is None or not steps:
+            return {}
+        return self._metrics.shown(self._metric_sums.numpy(), self.plan.batch_size * steps)
 
     def fit(
         self,
@@ -107,6 +143,7 @@ class PrivateTrainer:
         *,
         physical_batch_size: int | None = None,
         augmentation: Augmentation | None = None,
+        private_metrics: Any = None,
         checkpoint_dir: Any = None,
         checkpoint_steps: int | None = None,
         epochs: int = 1,
@@ -116,7 +153,8 @@ class PrivateTrainer:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
         data, images, labels = self._data(x, y)
-        self._prepare(physical_batch_size, augmentation)
+        metrics = metric_sums(private_metrics, self.plan, self._model, labels)
+        self._prepare(physical_batch_size, augmentation, metrics)
         guard = Guard(self, epochs)
         if checkpoint_dir is not None and self._external:
             raise InputError(
@@ -132,18 +170,21 @@ class PrivateTrainer:
             )
         self._validate(images, labels)
         self._note_disclosures(arguments)
+        validates_on_training = same_records(x, arguments.get("validation_data"))
+        guard.steering = Steering(guard.note, lambda: self._shown_names, validates_on_training)
         self._in_fit = True
         self._layer_randomness.begin_fit()
         try:
-            return keras_fit(
-                data,
-                epochs=epochs,
-                initial_epoch=guard.initial_epoch,
-                steps_per_epoch=None if self._external else self.plan.steps_per_epoch,
-                callbacks=[guard, *(callbacks or [])],
-                shuffle=False,  # a sample has no order
-                **arguments,
-            )
+            with guard.steering.watching(callbacks) as watched:
+                return keras_fit(
+                    data,
+                    epochs=epochs,
+                    initial_epoch=guard.initial_epoch,
+                    steps_per_epoch=None if self._external else self.plan.steps_per_epoch,
+                    callbacks=[guard, *watched],
+                    shuffle=False,  # a sample has no order
+                    **arguments,
+                )
         finally:
             self._in_fit = False
             self._layer_randomness.end_fit()
@@ -191,7 +232,12 @@ class PrivateTrainer:
             like = pairs.reshape(like.shape).astype(like.dtype)
         check_loss(self._model.loss, like, outputs.astype("float32"))
 
-    def _prepare(self, physical_batch_size: int | None, augmentation: Any = None) -> None:
+    def _prepare(
+        self,
+        physical_batch_size: int | None,
+        augmentation: Any = None,
+        metrics: MetricSums | None = None,
+    ) -> None:
         if physical_batch_size is not None:
             _validate.positive_int(physical_batch_size=physical_batch_size)
             self._physical_batch_size = physical_batch_size
@@ -207,12 +253,15 @@ class PrivateTrainer:
         wanted = (
             self._physical_batch_size,
             augmentation,
+            metrics,
             self._model.loss,
             tuple(id(v) for v in self._model.trainable_variables),
         )
         if wanted == self._prepared:
             return
-        self._augmentation = augmentation
+        if metrics != self._metrics and self.steps_done:
+            self._enter_steps()  # they released other sums
+        self._augmentation, self._metrics = augmentation, metrics
         self._losses = per_example_loss(self._model.loss)
         groups = self.plan.clipping.groups
         units = find_units(self._model, by_variable=groups == "variable")
@@ -227,11 +276,18 @@ class PrivateTrainer:
             rows_per_unit=copies * batches.rows_per_unit(self.plan),
             physical_batch_size=self._physical_batch_size,
             jit_compile=self._jit_compile,
+            metrics=metrics,
         )
         # In the model's own order, as files have it; the gradients come layer by layer.
         self._optimizer.build(self._model.trainable_variables)
         self._model.train_function = None  # traced for another step
         self._prepared = wanted
+
+    def _enter_steps(self) -> None:
+        """Moves the steps so far to the model's past ledger, as they were released."""
+        self._model._past_ledger = self._model.privacy_ledger
+        self.forget_steps()
+        self._model.renew_release_id()
 
     def _note_disclosures(self, arguments: dict[str, Any]) -> None:
         self._disclosures["Training loss and metrics as shown by fit."] = None
@@ -253,7 +309,9 @@ class PrivateTrainer:
             step = tf.identity(self._steps)
         public_states = self._layer_randomness.enter(step)
         sums, tally, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
-        gradients, state = self.step.release(sums, tally, self._state, step, self._noise_key)
+        gradients, state, metrics = self.step.release_all(
+            sums, tally, self._state, step, self._noise_key
+        )
         with tf.control_dependencies([sums, tally, outputs, losses]):
             self._layer_randomness.leave(public_states)
         with tf.control_dependencies([tally]):
@@ -261,6 +319,8 @@ class PrivateTrainer:
             self._steps.assign_add(1)
             # Hundreds of small reads, which would come before the forward pass.
             self._state.assign(state)
+            if self._metrics is not None:
+                self._metric_sums.assign_add(metrics)
             self._optimizer.apply(gradients, self._variables)
         return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
 
@@ -271,6 +331,7 @@ class PrivateTrainer:
         )
         self._model._loss_tracker.update_state(shown, sample_weight=tf.shape(losses)[0])
         logs: dict[str, Any] = self._model.compute_metrics(None, y, outputs, sample_weight=None)
+        self._shown_names = tuple(logs)  # when traced
         return logs
 
 
