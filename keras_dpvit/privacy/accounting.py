@@ -59,6 +59,8 @@ def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float
         Epsilon, `inf` where the event gives no guarantee.
     """
     delta = _validate.open_unit_interval(delta=delta)
+    if accountant == "rdp":
+        return epsilon_of_rdp(rdp_of_event(event), delta)
     return _sensible(make_accountant(accountant).compose(event).get_epsilon(delta), math.inf)
 
 
@@ -76,7 +78,8 @@ def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float
 
 def rdp_of_event(event: Any) -> np.ndarray:
     """Renyi divergence bounds of an event, one for each of dp_accounting's default orders."""
-    return np.asarray(make_accountant("rdp").compose(event).rdp)
+    # Rounded, a divergence near 0 may end below it.
+    return np.maximum(make_accountant("rdp").compose(event).rdp, 0.0)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -93,6 +96,8 @@ def epsilon_of_rdp(rdp: np.ndarray, delta: float) -> float:
     from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
     delta = _validate.open_unit_interval(delta=delta)
+    if np.isnan(rdp).any():  # compute_epsilon would look past it, and may find 0
+        _sensible(math.nan, math.inf)
     orders = np.array(DEFAULT_RDP_ORDERS)
     return _sensible(dp_accounting.rdp.compute_epsilon(orders, rdp, delta)[0], math.inf)
 

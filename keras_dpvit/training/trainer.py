@@ -1,5 +1,6 @@
 """Private training inside Keras' own `fit`: sampling, the certified step, what it has cost."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,10 @@ from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batches, inputs
+from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.external import ExternalBatches
 from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.losses import per_example_loss
 from keras_dpvit.training.sources import source_for
@@ -63,6 +66,9 @@ class PrivateTrainer:
         self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
         self._in_fit = False
         self._disclosures: dict[str, None] = {}
+        self._adapted: dict[str, None] = {}
+        self._look_for_statistics()
+        self.external: ExternalBatches | None = None  # of the present fit
 
     @property
     def steps_taken(self) -> int:
@@ -87,12 +93,17 @@ class PrivateTrainer:
 
     def ledger_entries(self) -> tuple[LedgerEntry, ...]:
         """What the steps so far have cost."""
-        return self.plan.entries(
+        entries = self.plan.entries(
             self.steps_done,
             self._entered[0],
             tuple(self._disclosures),
             self._passes - self._entered[1] if self._external else None,
         )
+        lines = tuple(self._adapted)
+        return tuple(dataclasses.replace(entry, invalidated_by=lines) for entry in entries)
+
+    def _look_for_statistics(self) -> None:
+        self._adapted.update(dict.fromkeys(adapted_statistics(self._model)))
 
     def fit(
         self,
@@ -111,6 +122,7 @@ class PrivateTrainer:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
         data, labels = self._data(x, y)
+        self._look_for_statistics()
         self._prepare(physical_batch_size, augmentation)
         guard = Guard(self, epochs)
         if checkpoint_dir is not None and self._external:
@@ -149,7 +161,8 @@ class PrivateTrainer:
     def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray]:
         """The data set for Keras, and labels of one record."""
         if self._external:
-            return inputs.external_batches(self._model, x, y)
+            self.external = ExternalBatches(self._model, self.plan, x, y)
+            return self.external.data, self.external.example
         source = source_for(self._model, x, y)
         inputs.check_size(self.plan, source.num_records)
         data = tf.data.Dataset.from_generator(

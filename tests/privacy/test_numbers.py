@@ -9,6 +9,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS as RDP_ORDERS
 from hypothesis import strategies as st
 
 import keras_dpvit as kd
@@ -151,18 +152,14 @@ def test_what_is_no_number_is_refused_in_one_line(value):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"epochs": 1e300}, {"epochs": 5e-324, "batch_size": 60_000}, {"noise_multiplier": 1e-200},
+    [{"epochs": 1e300}, {"noise_multiplier": 1e-200},
      {"noise_multiplier": 1e300}, {"delta": 1.0}, {"delta": 0.0}, {"num_examples": 2**60},
      {"noise_schedule": StepNoise(values=(1.0, 1e-300))}, {"seed": 1.5}, {"seed": True}],
 )  # fmt: skip
 def test_numbers_out_of_all_proportion_are_refused(changes):
-    try:
-        plan = PrivacyPlan(**{**SCHEDULE, "noise_multiplier": 1.0, **changes})
-    except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        assert changes["epochs"] == 5e-324  # so little that it is one step, if it is any
-        assert plan.steps == 1
+    with pytest.raises(InputError) as caught:
+        PrivacyPlan(**{**SCHEDULE, "noise_multiplier": 1.0, **changes})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("norm", [1e-10, 1e-200, 1e10, 1e300])
@@ -173,8 +170,8 @@ def test_norms_whose_squares_float32_cannot_hold_are_refused(norm):
         with pytest.raises(InputError, match="scale the loss instead"):
             make(norm)
     with np.errstate(under="ignore", over="ignore"):
-        square = np.float32(1e-30) ** 2, np.float32(1e30) ** 2
-    assert square == (0.0, math.inf)  # what the limits keep away
+        square = [float(np.square(np.float32(x))) for x in (1e-30, 1e30)]
+    assert square == [0.0, math.inf]  # what the limits keep away
     for least in (1e-9, 1e9):
         assert kd.FixedSensitivity(least).l2_norm_clip == least
         assert 0 < np.float32(least) ** 2 < math.inf
@@ -196,7 +193,7 @@ def test_a_ledger_with_what_cannot_be_is_damaged(changes):
     good = LedgerEntry(5, 1.0, 0.1).to_dict()
     data = {"kind": "sequential", "entries": [{**good, **changes}]}
     for told in (data, {"kind": "parallel", "parts": [data]}):
-        with pytest.raises(InputError, match="^The ledger is damaged: ") as caught:
+        with pytest.raises(InputError, match=r"^The ledger is damaged: ") as caught:
             ledger.ledger_from_dict(told)
         assert str(caught.value).count("damaged") == 1
         assert "\n" not in str(caught.value)
@@ -237,4 +234,6 @@ def test_an_accountant_that_fails_is_not_believed(result, monkeypatch):
     monkeypatch.setattr(accounting, "make_accountant", lambda name: Failing())
     for count in (accounting.epsilon_of_event, accounting.delta_of_event):
         with pytest.raises(InputError, match="cannot be counted"):
-            count(None, 0.5)
+            count(None, 0.5, "pld")
+    with pytest.raises(InputError, match="cannot be counted"):
+        accounting.epsilon_of_rdp(np.full(len(RDP_ORDERS), np.nan), 0.5)
