@@ -64,7 +64,7 @@ def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
 def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Which records have a label that is none of the classes, bool `(records,)`."""
     bad = (labels < 0) | (labels >= num_classes)
-    return np.asarray(bad).reshape(len(labels), -1).any(axis=1)
+    return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
 
 
 def check_labels(labels: np.ndarray, num_classes: int, share: float) -> None:
