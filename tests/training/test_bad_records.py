@@ -303,3 +303,21 @@ def test_a_disclosure_stands_in_the_limits(records):
     (entry,) = model.privacy_ledger.entries
     assert entry.not_covered.count("The number of records is taken as public.") == 1
     assert "The number of records is taken as public." in model.privacy_statement()
+
+
+def test_one_filling_for_all_microbatches_would_spoil_them_all(records, monkeypatch):
+    """The faulty twin: the sample's first record in every empty place."""
+
+    def faulty(places, present):
+        return np.where(present, places, 0)
+
+    x, y = records
+    plan = {"batch_size": 20, "microbatch_size": 4, "sensitivity": kd.FixedSensitivity(),
+            "noise_multiplier": 0.0, "epochs": 1 / 3}  # fmt: skip
+    whole = np.concatenate([w.ravel() for w in trained(x, y, **plan)])
+    sampler = compiled(**plan)._private_trainer
+    spoiled = x.copy()
+    spoiled[sampler.plan.sampler(sampler._sampling_key).sample(60, 0)[0]] = np.nan
+    monkeypatch.setattr(batches, "_filled", faulty)
+    moved = np.concatenate([w.ravel() for w in trained(spoiled, y, **plan)])
+    assert np.linalg.norm(moved - whole) > 0.1 * 1.0 / 5 * 1.01
