@@ -3,7 +3,12 @@
 import hashlib
 import os
 
+import hypothesis
 import pytest
+
+# The same examples in every run: what fails, fails for everybody.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 # Before anything imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

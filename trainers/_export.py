@@ -76,9 +76,20 @@ def export_and_score(
     histories: list[dict[str, list[float]]],
     output_dir: pathlib.Path,
     options: flags.FlagValues,
+    num_examples: int,
     encryption: dict[str, Any] | None = None,
 ) -> Result:
-    """Writes one version directory, loads its files again and scores everything."""
+    """Writes one version directory, loads its files again and scores everything.
+
+    Args:
+        members: the trained models.
+        data: what they were trained and are scored on.
+        histories: what `fit` showed of each.
+        output_dir: where versions are.
+        options: the flags.
+        num_examples: the public number of records, for the card.
+        encryption: what the card says of encrypted images.
+    """
     model = members[0]
     if len(members) > 1:
         model = FusedClassifier(members, members_data=options.members_data)
@@ -95,7 +106,7 @@ def export_and_score(
     if not warmup.is_available():
         print(f"{warmup.MISSING}.", flush=True)
     with new_directory(directory) as work, _cli.quiet_stderr():
-        card = _write(model, data, work, encryption)
+        card = _write(model, data, work, num_examples, encryption)
         saved = SavedModelRunner(work).predict(data.x_test)["class_id"]
         accuracies["SavedModel"] = accuracy(saved, data)
         light = TFLiteRunner(work / TFLITE_NAME).predict(data.x_test)["class_id"]
@@ -114,9 +125,15 @@ def export_and_score(
 
 
 def _write(
-    model: Any, data: ImageData, work: pathlib.Path, encryption: dict[str, Any] | None
+    model: Any,
+    data: ImageData,
+    work: pathlib.Path,
+    num_examples: int,
+    encryption: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    card = export.privacy_card(model, dataset=_flags.dataset_summary(data))
+    # The number of training records is private; the one that the training was planned for is not.
+    dataset = {**_flags.dataset_summary(data), "num_training_examples": num_examples}
+    card = export.privacy_card(model, dataset=dataset)
     if encryption is not None:
         card["encryption"] = encryption
     served = ServedModel(model, data.class_names)

@@ -27,7 +27,7 @@ def define_privacy_flags() -> None:
 
 
 def define_dataset_flags() -> None:
-    """--dataset --data_dir --image_size."""
+    """--dataset --data_dir --image_size --classes."""
     flags.DEFINE_enum("dataset", "digits", datasets.DATASETS, "Which images.")
     flags.DEFINE_string(
         "data_dir", None, "Folder of the data: IDX files, or class sub-folders of PNG/JPEG files."
@@ -37,6 +37,12 @@ def define_dataset_flags() -> None:
         None,
         "height,width,channels to which --dataset=image_folder is resized (default: the size of "
         "the preset or export).",
+    )
+    flags.DEFINE_list(
+        "classes",
+        None,
+        "Names of the sub-folders of --dataset=image_folder that are its classes, in order "
+        "(default: read from the folder; then they ship with the model though they are private).",
     )
 
 
@@ -78,7 +84,9 @@ def load_dataset(image_shape: tuple[int, int, int] | None = None) -> ImageData:
         image_shape = parse_image_size(FLAGS.image_size)
     if FLAGS.dataset != "image_folder" and FLAGS.image_size is None:
         image_shape = None
-    return datasets.load(FLAGS.dataset, FLAGS.data_dir, image_shape=image_shape)
+    return datasets.load(
+        FLAGS.dataset, FLAGS.data_dir, image_shape=image_shape, class_names=FLAGS.classes
+    )
 
 
 def parse_image_size(values: list[str]) -> tuple[int, int, int]:

@@ -23,6 +23,27 @@ def default_batch_size(num_examples: int) -> int:
     return int(min(1024, 2 ** round(math.log2(max(1, num_examples / 6)))))
 
 
+def public_number(num_records: int, options: flags.FlagValues) -> int:
+    """The number of records that batches and noise are planned for: --num_examples.
+
+    Without the flag the number of records, rounded down to two digits; `disclosures` names it.
+    """
+    if options.num_examples is not None:
+        return int(options.num_examples)
+    unit = 10 ** max(0, len(str(num_records)) - 2)
+    return max(1, num_records // unit * unit)
+
+
+def disclosures(data: ImageData, options: flags.FlagValues) -> list[str]:
+    """What a training by these flags tells beside its noisy sums, for the statement's limits."""
+    lines = ["Training curves in run.json: losses and accuracies on the records, without noise."]
+    if options.num_examples is None:
+        lines.append("The number of records, rounded to two digits, is taken as public.")
+    if data.name == "image_folder" and options.classes is None:
+        lines.append("Class names were read from the private folders and ship with the model.")
+    return lines
+
+
 def plans(num_examples: int, options: flags.FlagValues) -> list[PrivacyPlan]:
     """One plan for each member, all of them together within --epsilon and --delta."""
     shared = options.members_data == "shared" or options.members == 1
@@ -48,13 +69,15 @@ def plans(num_examples: int, options: flags.FlagValues) -> list[PrivacyPlan]:
     return [dataclasses.replace(plan, seed=seed) for seed in seeds]
 
 
-def describe(plan: PrivacyPlan, data: ImageData, preset: str, options: flags.FlagValues) -> str:
-    """What will be trained, in a few lines."""
+def describe(
+    plan: PrivacyPlan, data: ImageData, preset: str, options: flags.FlagValues, num_examples: int
+) -> str:
+    """What will be trained, in a few lines; of the number of records the public one."""
     part = {"all": "", "head": ", the head alone", "bias": ", biases and the head alone"}[
         options.trainable
     ]
     return (
-        f"{data.name}: {len(data.x_train)} images to train on, {len(data.x_test)} held out, "
+        f"{data.name}: planned for {num_examples} images, {len(data.x_test)} held out, "
         f"{len(data.class_names)} classes\n"
         f"{options.members} x {preset} ({options.members_data} data){part}, budget epsilon "
         f"{options.epsilon:g} at delta {options.delta:g}\n"
@@ -127,6 +150,8 @@ def _train(
         norm_noise_stddev=options.norm_noise_stddev,
     )
     _start(model, options)
+    for line in disclosures(data, options):
+        model.disclose(line)
     make = {"adam": kd.DPKerasAdamOptimizer, "sgd": kd.DPKerasSGDOptimizer}[options.optimizer]
     losses = {
         "softmax": keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -71,7 +71,8 @@ def _load_data(files: run_files.RunFiles) -> datasets.ImageData:
     """The run's data set, images of a folder resized as they were for the training."""
     name = _validate.one_of(datasets.DATASETS, dataset=files.flags.get("dataset"))
     shape = files.card["dataset"].get("image_shape") if name == "image_folder" else None
-    data = datasets.load(name, FLAGS.data_dir, image_shape=shape)
+    classes = files.flags.get("classes") if name == "image_folder" else None
+    data = datasets.load(name, FLAGS.data_dir, image_shape=shape, class_names=classes)
     run_files.check_classes(files, data.class_names)
     return data
 

@@ -28,6 +28,12 @@ _flags.define_privacy_flags()
 _flags.define_dataset_flags()
 _hidden_images.define_flags()
 flags.DEFINE_string("preset", None, "Size of the model (default: the one for the images' size).")
+flags.DEFINE_integer(
+    "num_examples",
+    None,
+    "Public number of records to plan batches and noise for (default: the number of records "
+    "rounded down to two digits, which is then taken as public).",
+)
 flags.DEFINE_integer("members", 2, "Models to train and fuse; 1 trains and exports one.")
 flags.DEFINE_enum(
     "members_data",
@@ -76,9 +82,10 @@ def _check_flags() -> None:
         delta=_validate.open_unit_interval,
         epochs=_validate.positive,
         batch_size=_validate.positive_int,
+        num_examples=_validate.positive_int,
         members=_validate.positive_int,
         learning_rate=_validate.positive,
-        l2_norm_clip=_validate.positive,
+        l2_norm_clip=_validate.clipping_norm,
         attention_noise_stddev=_validate.non_negative,
         norm_noise_stddev=_validate.non_negative,
         physical_batch_size=_validate.positive_int,
@@ -105,13 +112,16 @@ def main() -> None:
         parts = independent_parts(len(data.x_train), FLAGS.members, FLAGS.seed)
     from trainers import _members
 
-    plans = _members.plans(len(data.x_train), FLAGS)
+    num_examples = _members.public_number(len(data.x_train), FLAGS)
+    plans = _members.plans(num_examples, FLAGS)
     _cli.start_tensorflow()
     from trainers import _export
 
-    print(_members.describe(plans[0], data, preset, FLAGS))
+    print(_members.describe(plans[0], data, preset, FLAGS, num_examples))
     members, histories = _members.train_all(data, parts, preset, plans, FLAGS)
-    result = _export.export_and_score(members, data, histories, output_dir, FLAGS, encryption)
+    result = _export.export_and_score(
+        members, data, histories, output_dir, FLAGS, num_examples, encryption
+    )
     print()
     print(result.card["statement"])
     if encryption is not None:

@@ -72,6 +72,7 @@ def load_image_folder(
     *,
     image_shape: tuple[int, int, int] | None = None,
     test_fraction: float = 0.2,
+    class_names: Sequence[str] | None = None,
 ) -> ImageData:
     """Loads PNG and JPEG files from one sub-folder for each class.
 
@@ -86,23 +87,28 @@ def load_image_folder(
             EXIF orientation says, converted to gray or RGB (transparency is dropped), and resized
             bilinearly. Without it every image must have the size and the channels of the first.
         test_fraction: expected share of the files in the test part, strictly between 0 and 1.
+        class_names: names of the sub-folders that are classes, in their order; others are left
+            out, and one of these may be empty. Without it the names are read from the folder, and
+            a model that carries them tells what the private folder holds.
 
     Returns:
         The data, in the order of the classes and then of the file names.
 
     Raises:
         InputError: if the folder is missing, has fewer than two classes, a class without images
-            or a file which is not a whole image, if sizes differ without an `image_shape`, or if
-            one part is empty.
+            or without a folder, or a file which is not a whole image, if sizes differ without an
+            `image_shape`, or if one part is empty.
     """
     if image_shape is not None:
         image_shape = check_image_shape(image_shape)
     open_unit_interval(test_fraction=test_fraction)
     root = existing_folder(data_dir, "one sub-folder of images for each class")
+    if class_names is not None:
+        class_names = _check_class_names(class_names)
     if (root / "train").is_dir() and (root / "test").is_dir():
-        class_names, train, test = _given_parts(root)
+        class_names, train, test = _given_parts(root, class_names)
     else:
-        class_names, train, test = _split_by_name(root, test_fraction)
+        class_names, train, test = _split_by_name(root, test_fraction, class_names)
     images, labels = _read_images([*train, *test], image_shape)
     rows = len(train)
     return ImageData(
@@ -115,10 +121,27 @@ def load_image_folder(
     )
 
 
-def _given_parts(root: Path) -> tuple[tuple[str, ...], list[_Item], list[_Item]]:
+def _check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    names = () if isinstance(class_names, str) else tuple(class_names)
+    # Each must be a name and no path, which could lead out of the folder.
+    plain = all(isinstance(x, str) and x == Path(x).name and not x.startswith(".") for x in names)
+    if len(names) < 2 or len(set(names)) != len(names) or not plain:
+        raise InputError(
+            "classes must be at least 2 different names of sub-folders, got "
+            f"{', '.join(map(str, names)) or class_names!r}."
+        )
+    return names
+
+
+def _given_parts(
+    root: Path, given: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[_Item], list[_Item]]:
     """Lists the classes and files of a folder which has its own `train` and `test`."""
-    class_names, train = _list_classes(root / "train")
-    test_names, test = _list_classes(root / "test")
+    class_names, train = _list_classes(root / "train", given)
+    test_names, test = _list_classes(root / "test", given)
+    for part, chosen in (("train", train), ("test", test)):
+        if not chosen:
+            raise InputError(f"data_dir must have images of the classes in {part}, got none.")
     if class_names != test_names:
         odd = sorted(set(class_names) ^ set(test_names))[0]
         raise InputError(
@@ -129,10 +152,10 @@ def _given_parts(root: Path) -> tuple[tuple[str, ...], list[_Item], list[_Item]]
 
 
 def _split_by_name(
-    root: Path, test_fraction: float
+    root: Path, test_fraction: float, given: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[_Item], list[_Item]]:
     """Lists the classes and files of a folder, and splits the files by their names."""
-    class_names, items = _list_classes(root)
+    class_names, items = _list_classes(root, given)
     train: list[_Item] = []
     test: list[_Item] = []
     for item in items:
@@ -147,9 +170,17 @@ def _split_by_name(
     return class_names, train, test
 
 
-def _list_classes(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
-    """Lists the class names and the files below a folder, sorted."""
-    folders = [path for path in _entries(root) if path.is_dir()]
+def _list_classes(root: Path, given: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[_Item]]:
+    """Lists the class names and the files below a folder, sorted, but for names that are given."""
+    if given is None:
+        folders = [path for path in _entries(root) if path.is_dir()]
+    else:
+        folders = [root / name for name in given]
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(
+                    f"classes must name sub-folders of data_dir; {str(folder)!r} is no folder."
+                )
     if len(folders) < 2:
         raise InputError(
             f"data_dir must have at least 2 sub-folders, one for each class; {str(root)!r} "
@@ -160,7 +191,7 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[_Item]]:
         files = [
             path for path in _entries(folder) if path.suffix.lower() in SUFFIXES and path.is_file()
         ]
-        if not files:
+        if not files and given is None:
             raise InputError(
                 f"data_dir must have PNG or JPEG files in each class; {str(folder)!r} has none."
             )

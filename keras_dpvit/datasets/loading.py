@@ -1,6 +1,7 @@
 """One function which loads any of the known data sets by name."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_dpvit._validate import one_of, open_unit_interval
@@ -37,6 +38,7 @@ def load(
     *,
     image_shape: tuple[int, int, int] | None = None,
     test_fraction: float = 0.2,
+    class_names: Sequence[str] | None = None,
 ) -> ImageData:
     """Loads a data set by its name.
 
@@ -54,6 +56,8 @@ def load(
             set only checks that its images have it.
         test_fraction: the share of files which `image_folder` keeps for the test part when the
             folder has no parts of its own; the other data sets have theirs.
+        class_names: the sub-folders of an `image_folder` that are its classes; None reads them
+            from the folder.
 
     Returns:
         The data: uint8 images of shape (rows, height, width, channels), int64 labels.
@@ -67,8 +71,13 @@ def load(
         image_shape = image_folder.check_image_shape(image_shape)
     if name == "image_folder":
         return image_folder.load_image_folder(
-            _needed(name, data_dir), image_shape=image_shape, test_fraction=test_fraction
+            _needed(name, data_dir),
+            image_shape=image_shape,
+            test_fraction=test_fraction,
+            class_names=class_names,
         )
+    if class_names is not None:
+        raise InputError(f"classes must be left out for the data set {name!r}, which has its own.")
     data = _load_fixed(name, data_dir)
     if image_shape not in (None, data.image_shape):
         raise InputError(

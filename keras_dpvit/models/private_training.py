@@ -63,6 +63,7 @@ class PrivatelyTrainable(_Base):
     _private_trainer: Any = None
     _past_ledger: Ledger = PrivacyLedger()
     _notes: tuple[str, ...] = ()
+    _disclosed: tuple[str, ...] = ()
     _compiled_part: str = "all"
     _release_id: str = ""
 
@@ -158,7 +159,7 @@ class PrivatelyTrainable(_Base):
         entries = tuple(
             dataclasses.replace(
                 entry,
-                not_covered=(*self._notes, *entry.not_covered),
+                not_covered=(*self._notes, *self._disclosed, *entry.not_covered),
                 release_id=f"{self._release_id}-{index}",
             )
             for index, entry in enumerate(self._private_trainer.ledger_entries())
@@ -187,6 +188,14 @@ class PrivatelyTrainable(_Base):
             )
         self._past_ledger = compose([self._past_ledger, ledger], "shared")
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
+
+    def disclose(self, line: str) -> None:
+        """Names what leaves beside the mechanism, in the entries of this and later trainings.
+
+        Args:
+            line: a sentence, for the statement's limits.
+        """
+        self._disclosed = tuple(dict.fromkeys([*self._disclosed, line]))
 
     def renew_release_id(self) -> None:
         """Gives what is trained from here on an identity of its own in ledgers."""

@@ -36,6 +36,17 @@ def make_accountant(accountant: str) -> Any:
     return dp_accounting.pld.PLDAccountant(neighboring_relation=relation)
 
 
+def _sensible(result: Any, most: float) -> float:
+    """The result of an accountant as a float, if it is one that can be true."""
+    number = float(result)
+    # A delta is summed up of floats, and may end a rounding above 1.
+    if not 0 <= number <= most * (1 + 1e-9):
+        raise InputError(
+            f"The ledger cannot be counted: the accountant found {number}, which no cost can be."
+        )
+    return min(number, most)
+
+
 def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float:
     """Epsilon of a dp_accounting event at `delta`.
 
@@ -47,8 +58,10 @@ def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float
     Returns:
         Epsilon, `inf` where the event gives no guarantee.
     """
-    _validate.open_unit_interval(delta=delta)
-    return float(make_accountant(accountant).compose(event).get_epsilon(delta))
+    delta = _validate.open_unit_interval(delta=delta)
+    if accountant == "rdp":
+        return epsilon_of_rdp(rdp_of_event(event), delta)
+    return _sensible(make_accountant(accountant).compose(event).get_epsilon(delta), math.inf)
 
 
 def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float:
@@ -59,13 +72,14 @@ def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float
         epsilon: float, not negative.
         accountant: "rdp" or "pld".
     """
-    _validate.non_negative(epsilon=epsilon)
-    return float(make_accountant(accountant).compose(event).get_delta(epsilon))
+    epsilon = _validate.non_negative(epsilon=epsilon)
+    return _sensible(make_accountant(accountant).compose(event).get_delta(epsilon), 1.0)
 
 
 def rdp_of_event(event: Any) -> np.ndarray:
     """Renyi divergence bounds of an event, one for each of dp_accounting's default orders."""
-    return np.asarray(make_accountant("rdp").compose(event).rdp)
+    # Rounded, a divergence near 0 may end below it.
+    return np.maximum(make_accountant("rdp").compose(event).rdp, 0.0)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -81,8 +95,11 @@ def epsilon_of_rdp(rdp: np.ndarray, delta: float) -> float:
     import dp_accounting
     from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
-    _validate.open_unit_interval(delta=delta)
-    return float(dp_accounting.rdp.compute_epsilon(np.array(DEFAULT_RDP_ORDERS), rdp, delta)[0])
+    delta = _validate.open_unit_interval(delta=delta)
+    if np.isnan(rdp).any():  # compute_epsilon would look past it, and may find 0
+        _sensible(math.nan, math.inf)
+    orders = np.array(DEFAULT_RDP_ORDERS)
+    return _sensible(dp_accounting.rdp.compute_epsilon(orders, rdp, delta)[0], math.inf)
 
 
 def repeat_and_select_event(event: Any, mean: float, shape: float) -> Any:
@@ -137,8 +154,8 @@ def calibrate_noise_multiplier(
     import dp_accounting
     from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
 
-    _validate.positive(epsilon=epsilon)
-    _validate.open_unit_interval(delta=delta)
+    epsilon = _validate.positive(epsilon=epsilon)
+    delta = _validate.open_unit_interval(delta=delta)
     bracket = dp_accounting.LowerEndpointAndGuess(0.05, 1.0)
     if accountant == "pld":
         # PLD never asks for more noise than RDP, and is slow where there is little.

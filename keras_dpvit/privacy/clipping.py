@@ -15,6 +15,18 @@ from keras_dpvit.errors import InputError
 GROUPS = ("layer", "variable", "block", "stage")
 
 
+def _one_of_groups(**argument: Any) -> str:
+    return _validate.one_of(GROUPS, **argument)
+
+
+def _norms(**argument: Any) -> float | tuple[float, ...]:
+    """One norm, or one for each group."""
+    ((name, value),) = argument.items()
+    if isinstance(value, (list, tuple)):
+        return tuple(_validate.clipping_norm(**{name: norm}) for norm in value)
+    return _validate.clipping_norm(**argument)
+
+
 class Clipping(abc.ABC):
     """A rule from the norms of a record's gradient, group by group, to a factor for each group.
 
@@ -64,7 +76,7 @@ class MedianLayerClipping(Clipping):
     name = "median_layer"
 
     def __post_init__(self) -> None:
-        _validate.one_of(GROUPS, groups=self.groups)
+        _validate.keep(self, groups=_one_of_groups)
 
     def thresholds(self, norms: Any) -> Any:
         """The record's median norm (eq 9), float tensor `(records,)`."""
@@ -103,8 +115,8 @@ class FixedLayerClipping(Clipping):
     `FixedSensitivity` of that size the release cap never acts.
 
     Args:
-        l2_norm_clips: float above 0 for every group, or one for each in the order of the model's
-            groups; must not be chosen by looking at the private data.
+        l2_norm_clips: float from 1e-9 to 1e9 for every group, or one for each in the order of
+            the model's groups; must not be chosen by looking at the private data.
         groups: str, see `Clipping`.
     """
 
@@ -113,14 +125,7 @@ class FixedLayerClipping(Clipping):
     name = "fixed_layer"
 
     def __post_init__(self) -> None:
-        _validate.one_of(GROUPS, groups=self.groups)
-        clips = self.l2_norm_clips
-        if isinstance(clips, (list, tuple)):
-            object.__setattr__(
-                self, "l2_norm_clips", tuple(_validate.positive(l2_norm_clips=c) for c in clips)
-            )
-        else:
-            _validate.positive(l2_norm_clips=clips)
+        _validate.keep(self, groups=_one_of_groups, l2_norm_clips=_norms)
 
     def factors(self, norms: Any) -> Any:
         import tensorflow as tf
@@ -156,8 +161,9 @@ class AutomaticClipping(Clipping):
     name = "automatic"
 
     def __post_init__(self) -> None:
-        _validate.positive(gamma=self.gamma)
-        _validate.one_of(GROUPS, groups=self.groups)
+        _validate.keep(
+            self, gamma=_validate.positive, layerwise=_validate.true_or_false, groups=_one_of_groups
+        )
 
     def factors(self, norms: Any) -> Any:
         import tensorflow as tf

@@ -8,6 +8,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.tuning import TrialCount
@@ -20,6 +21,40 @@ _SELECTION = "selection"
 
 
 SAMPLINGS = ("poisson", "fixed_size")
+
+# Of an entry's details, those that are reckoned with, where they are given.
+_DETAIL_CHECKS: dict[str, Any] = {
+    "delta": _validate.open_unit_interval,
+    "num_examples": _validate.positive_int,
+    "batch_size": _validate.positive_int,
+}
+
+
+def _sampling(**argument: Any) -> str:
+    ((_, value),) = argument.items()
+    return _validate.one_of(SAMPLINGS, **{"A ledger entry's sampling": value})
+
+
+def _details(**argument: Any) -> Mapping[str, Any]:
+    ((name, value),) = argument.items()
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} must be a mapping, got {_validate.shown(value)}.")
+    known = {key: check for key, check in _DETAIL_CHECKS.items() if key in value}
+    return {**value, **{key: check(**{key: value[key]}) for key, check in known.items()}}
+
+
+def _text(**argument: Any) -> str:
+    ((name, value),) = argument.items()
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a text, got {_validate.shown(value)}.")
+    return value
+
+
+def _lines(**argument: Any) -> tuple[str, ...]:
+    ((name, value),) = argument.items()
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{name} must be several texts, got {_validate.shown(value)}.")
+    return tuple(_text(**{name: line}) for line in value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +78,9 @@ class LedgerEntry:
         release_id: str, drawn from the operating system's entropy by the training that made the
             releases; "" where nobody knows. Two entries that are equal, id and all, are one and
             the same release.
+
+    Raises:
+        InputError: if a field is none that such releases can have.
     """
 
     steps: int
@@ -56,14 +94,29 @@ class LedgerEntry:
     release_id: str = ""
     invalidated_by: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _validate.keep(
+            self,
+            steps=_validate.non_negative_int,
+            noise_multiplier=_validate.noise,
+            sampling_probability=_validate.probability,
+            sampling=_sampling,
+            passes=_validate.non_negative_int,
+            certified=_validate.true_or_false,
+            details=_details,
+            not_covered=_lines,
+            release_id=_text,
+            invalidated_by=_lines,
+        )
+        if self.sampling == "fixed_size" and not min(self.steps, 1) <= self.passes <= self.steps:
+            raise InputError(
+                f"A ledger entry's passes must be from 1 to its steps ({self.steps}), got "
+                f"{self.passes}."
+            )
+
     @property
     def release(self) -> Release:
         """Noise multiplier, sampling probability and number of equal releases."""
-        if self.sampling not in SAMPLINGS:
-            raise InputError(
-                f"A ledger entry's sampling must be one of {', '.join(SAMPLINGS)}, got "
-                f"{self.sampling!r}."
-            )
         noise_multiplier = self.noise_multiplier if self.certified else 0.0
         if self.sampling == "fixed_size":
             return noise_multiplier, 1.0, self.passes
@@ -137,6 +190,12 @@ class SelectionEntry:
     shape: float
     release_id: str = ""
 
+    def __post_init__(self) -> None:
+        count = TrialCount(self.mean, self.shape)
+        object.__setattr__(self, "mean", count.mean)
+        object.__setattr__(self, "shape", count.shape)
+        _validate.keep(self, release_id=_text)
+
     @property
     def steps(self) -> int:
         """Steps of the run that was released."""
@@ -176,6 +235,11 @@ def _event(cost: Cost) -> Any:
     return accounting.subsampled_gaussian_event(*cost)
 
 
+def is_release(cost: Cost) -> bool:
+    """Whether a cost is that of one step at least."""
+    return any(map(is_release, cost[1])) if cost[0] == _SELECTION else bool(cost[2])
+
+
 def event_of_costs(costs: tuple[Cost, ...]) -> Any:
     """The dp_accounting event of costs that compose."""
     import dp_accounting
@@ -195,8 +259,7 @@ def rdp_of_cost(cost: Cost) -> np.ndarray:
 def entry_from_dict(data: Mapping[str, Any]) -> Entry:
     """The inverse of an entry's `to_dict`; raises as the mapping lets it."""
     if data.get("kind") != _SELECTION:
-        lines = {name: tuple(data.get(name, ())) for name in ("not_covered", "invalidated_by")}
-        return LedgerEntry(**{**data, **lines})
+        return LedgerEntry(**data)
     shape = data["shape"]
     count = TrialCount(data["mean"], math.inf if shape == "infinite" else shape)
     entries = tuple(entry_from_dict(entry) for entry in data["entries"])

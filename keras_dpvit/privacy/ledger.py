@@ -10,6 +10,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.entries import (
@@ -19,9 +20,13 @@ from keras_dpvit.privacy.entries import (
     SelectionEntry,
     entry_from_dict,
     event_of_costs,
+    is_release,
     rdp_of_cost,
 )
 from keras_dpvit.privacy.tuning import TrialCount
+
+# A bound stays one when it is raised; this much is printed as 0.001.
+_LEAST_EPSILON = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +48,13 @@ class PrivacyLedger:
         """Epsilon at `delta` by the named accountant; 0 for an empty ledger.
 
         Raises:
-            InputError: if the accountant cannot count the ledger, see `accountants`.
+            InputError: if the accountant cannot count the ledger, see `accountants`, or `delta`
+                is out of range.
         """
         if not self.entries:
             return 0.0
         _check_accountant(self, accountant)
-        return _epsilon(self.costs(), delta, accountant)
+        return _epsilon(self.costs(), _validate.open_unit_interval(delta=delta), accountant)
 
     def delta(self, epsilon: float, accountant: str = "rdp") -> float:
         """Delta at `epsilon` by the named accountant; 0 for an empty ledger.
@@ -94,10 +100,12 @@ class PrivacyLedger:
 def _epsilon(costs: tuple[Cost, ...], delta: float, accountant: str) -> float:
     # Statement, card and table ask for the same number, and an accountant takes its time.
     if accountant == "rdp":  # Renyi bounds add up: a curve needs those of a step once
-        return accounting.epsilon_of_rdp(
-            np.sum([rdp_of_cost(cost) for cost in costs], axis=0), delta
-        )
-    return accounting.epsilon_of_event(event_of_costs(costs), delta, accountant)
+        rdp = np.sum([rdp_of_cost(cost) for cost in costs], axis=0)
+        epsilon = accounting.epsilon_of_rdp(rdp, delta)
+    else:
+        epsilon = accounting.epsilon_of_event(event_of_costs(costs), delta, accountant)
+    # What was released costs something: 0 would be read as "nothing was".
+    return max(epsilon, _LEAST_EPSILON) if any(map(is_release, costs)) else epsilon
 
 
 def accountants(ledger: "Ledger") -> tuple[str, ...]:
@@ -168,6 +176,8 @@ class ParallelLedger:
 
 Ledger = PrivacyLedger | ParallelLedger
 
+_DAMAGED = "The ledger is damaged: "
+
 
 def ledger_from_dict(data: Mapping[str, Any]) -> Ledger:
     """The inverse of `to_dict`.
@@ -180,8 +190,11 @@ def ledger_from_dict(data: Mapping[str, Any]) -> Ledger:
             return ParallelLedger(tuple(ledger_from_dict(part) for part in data["parts"]))
         if data["kind"] == "sequential":
             return PrivacyLedger(tuple(entry_from_dict(entry) for entry in data["entries"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"The ledger is damaged: {error!r}.") from error
+    except InputError as error:
+        told = str(error).removeprefix(_DAMAGED).rstrip(".")
+        raise InputError(f"{_DAMAGED}{told}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{_DAMAGED}{error!r}.") from error
     raise InputError(f"The ledger's kind must be sequential or parallel, got {data['kind']!r}.")
 
 

@@ -93,12 +93,20 @@ class PrivacyPlan:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        _validate.keep(
+            self,
+            num_examples=_validate.positive_int,
+            batch_size=_validate.positive_int,
+            epochs=_validate.positive,
+            delta=_validate.open_unit_interval,
+            noise_multiplier=_validate.noise,
+            microbatch_size=_validate.positive_int,
+            target_epsilon=_validate.optional(_validate.positive),
+            compositions=_validate.positive_int,
+            seed=_validate.optional(_validate.whole),
+        )
         _check_schedule(self.num_examples, self.batch_size, self.epochs)
-        _validate.open_unit_interval(delta=self.delta)
-        _validate.non_negative(noise_multiplier=self.noise_multiplier)
-        _validate.positive_int(compositions=self.compositions)
         _validate.one_of(SAMPLINGS, sampling=self.sampling)
-        _validate.positive_int(microbatch_size=self.microbatch_size)
         if self.batch_size % self.microbatch_size:
             raise InputError(
                 f"microbatch_size must divide batch_size={self.batch_size}, got "
@@ -106,7 +114,9 @@ class PrivacyPlan:
             )
         for name, (kind, _, _) in _PARTS.items():
             if not isinstance(getattr(self, name), kind):
-                raise InputError(f"{name} must be a {kind.__name__}, got {getattr(self, name)!r}.")
+                raise InputError(
+                    f"{name} must be a {kind.__name__}, got {_validate.shown(getattr(self, name))}."
+                )
         if self.sampling != "poisson" and not isinstance(self.noise_schedule, ConstantNoise):
             raise InputError(
                 "noise_schedule must be constant with batches of fixed size: a record's cost would "
@@ -119,9 +129,13 @@ class PrivacyPlan:
             )
         if not self.sensitivity.certified and not isinstance(self.clipping, MedianLayerClipping):
             raise InputError("clipping must be median_layer in a plan as published.")
+        if self.steps <= 0:
+            raise InputError(f"epochs must give at least one step, got {self.epochs:g}.")
         # Computed here so that an infeasible split is refused when the plan is made.
         for factor, _ in self.noise_schedule.levels(self.steps):
-            self._mechanism(factor).split()
+            mechanism = self._mechanism(factor)
+            _validate.noise(noise_multiplier=mechanism.event_noise_multiplier)
+            mechanism.split()
 
     @classmethod
     def for_target(
@@ -161,6 +175,9 @@ class PrivacyPlan:
         _validate.open_unit_interval(delta=delta)
         _check_schedule(num_examples, batch_size, epochs)
         _validate.positive_int(compositions=compositions)
+        # Plain numbers from here on: NumPy's would wrap around in what is multiplied.
+        num_examples, batch_size, epochs = int(num_examples), int(batch_size), float(epochs)
+        compositions = int(compositions)
         if num_microbatches is not None:
             mechanism["microbatch_size"] = _microbatch_size(batch_size, num_microbatches)
         # An event asks nothing of the split, so that calibration may pass through small noise.
@@ -292,6 +309,7 @@ class PrivacyPlan:
         runs = self.noise_schedule.runs(self.steps, first_step, first_step + steps)
         if self.sampling != "poisson":  # made elsewhere, a pass may have more steps than planned
             runs = [(1.0, steps)] if steps else []
+            passes = min(passes or 0, steps)  # one that was begun and took no step released nothing
         return tuple(
             ledger.LedgerEntry(
                 steps=count,
@@ -373,7 +391,7 @@ def _num_steps(num_examples: int, batch_size: int, epochs: float) -> int:
 
 
 def _microbatch_size(batch_size: int, num_microbatches: int) -> int:
-    _validate.positive_int(num_microbatches=num_microbatches)
+    num_microbatches = _validate.positive_int(num_microbatches=num_microbatches)
     if batch_size % num_microbatches:
         raise InputError(
             f"num_microbatches must divide batch_size={batch_size}, got {num_microbatches}."
@@ -382,9 +400,9 @@ def _microbatch_size(batch_size: int, num_microbatches: int) -> int:
 
 
 def _check_schedule(num_examples: int, batch_size: int, epochs: float) -> None:
-    _validate.positive_int(num_examples=num_examples)
-    _validate.positive_int(batch_size=batch_size)
-    _validate.positive(epochs=epochs)
+    num_examples = _validate.positive_int(num_examples=num_examples)
+    batch_size = _validate.positive_int(batch_size=batch_size)
+    epochs = _validate.positive(epochs=epochs)
     if epochs * num_examples / batch_size > 1e9:
         raise InputError(f"epochs must give at most 1e9 steps, got {epochs:g}.")
     if batch_size > num_examples:

@@ -9,6 +9,8 @@ from typing import Any
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 
+_MOST_STAIRS = 10_000
+
 
 class NoiseSchedule(abc.ABC):
     """A factor on the noise multiplier for each step of a run.
@@ -64,12 +66,13 @@ class StepNoise(NoiseSchedule):
     def __post_init__(self) -> None:
         for name in ("boundaries", "values"):
             if not isinstance(getattr(self, name), (list, tuple)):
-                raise InputError(f"{name} must be several, got {getattr(self, name)!r}.")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for boundary in self.boundaries:
-            _validate.open_unit_interval(boundaries=boundary)
-        for value in self.values:
-            _validate.positive(values=value)
+                raise InputError(
+                    f"{name} must be several, got {_validate.shown(getattr(self, name))}."
+                )
+        each = {"boundaries": _validate.open_unit_interval, "values": _validate.positive}
+        for name, check in each.items():
+            numbers = tuple(check(**{name: number}) for number in getattr(self, name))
+            object.__setattr__(self, name, numbers)
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise InputError(f"boundaries must rise, got {self.boundaries}.")
         if len(self.values) != len(self.boundaries) + 1:
@@ -90,7 +93,7 @@ class LinearNoise(NoiseSchedule):
     Args:
         start: float above 0.
         end: float above 0.
-        stairs: int above 1; each is one more event for the accountant.
+        stairs: int from 2 to 10000; each is one more event for the accountant.
     """
 
     start: float = 1.0
@@ -99,10 +102,13 @@ class LinearNoise(NoiseSchedule):
     name = "linear"
 
     def __post_init__(self) -> None:
-        _validate.positive(start=self.start)
-        _validate.positive(end=self.end)
-        if _validate.positive_int(stairs=self.stairs) < 2:
-            raise InputError(f"stairs must be at least 2, got {self.stairs}.")
+        _validate.keep(
+            self, start=_validate.positive, end=_validate.positive, stairs=_validate.positive_int
+        )
+        if not 2 <= self.stairs <= _MOST_STAIRS:
+            raise InputError(
+                f"stairs must be at least 2, at most {_MOST_STAIRS}, got {self.stairs}."
+            )
 
     def levels(self, steps: int) -> list[tuple[float, int]]:
         stairs = self.stairs

@@ -119,14 +119,14 @@ class FixedSensitivity(Sensitivity):
     """A constant cap: classic DP-SGD (Abadi et al. 2016).
 
     Args:
-        l2_norm_clip: float above 0.
+        l2_norm_clip: float from 1e-9 to 1e9.
     """
 
     l2_norm_clip: float = 1.0
     name = "fixed"
 
     def __post_init__(self) -> None:
-        _validate.positive(l2_norm_clip=self.l2_norm_clip)
+        _validate.keep(self, l2_norm_clip=_validate.clipping_norm)
 
     def initial_state(self) -> float:
         return self.l2_norm_clip
@@ -157,11 +157,12 @@ class DynamicSensitivity(Sensitivity):
     `1/z^2 = 1/z_g^2 + 1/(2 s)^2`.
 
     Args:
-        floor: float above 0, eq 12's minimal boundary.
-        initial: float above 0, the tracked norm before the first step; must not be chosen by
-            looking at the private data.
+        floor: float from 1e-9 to 1e9, eq 12's minimal boundary.
+        initial: float from 1e-9 to 1e9, the tracked norm before the first step; must not be
+            chosen by looking at the private data.
         target_quantile: float in (0, 1).
-        learning_rate: float above 0; a step moves the norm by at most a factor `exp` of it.
+        learning_rate: float above 0, at most 50; a step moves the norm by at most a factor `exp`
+            of it, but for the count's noise.
         combine: "sum" (tracked + floor, eq 12) or "max".
         count_noise_stddev: float above 0; None takes a twentieth of the batch, or the noise
             multiplier where that is larger (the gradient then pays 15 % more noise).
@@ -176,11 +177,17 @@ class DynamicSensitivity(Sensitivity):
     name = "dynamic"
 
     def __post_init__(self) -> None:
-        _validate.positive(floor=self.floor)
-        _validate.positive(initial=self.initial)
-        _validate.open_unit_interval(target_quantile=self.target_quantile)
-        _validate.positive(learning_rate=self.learning_rate)
+        _validate.keep(
+            self,
+            floor=_validate.clipping_norm,
+            initial=_validate.clipping_norm,
+            target_quantile=_validate.open_unit_interval,
+            learning_rate=_validate.positive,
+            count_noise_stddev=_validate.optional(_validate.noise),
+        )
         _validate.one_of(("sum", "max"), combine=self.combine)
+        if self.learning_rate > 50:
+            raise InputError(f"learning_rate must be at most 50, got {self.learning_rate:g}.")
         if self.count_noise_stddev is not None:
             _validate.positive(count_noise_stddev=self.count_noise_stddev)
 
@@ -230,7 +237,7 @@ class PublishedSensitivity(Sensitivity):
     paper only.
 
     Args:
-        floor: float above 0, `alpha` of eq 12.
+        floor: float from 1e-9 to 1e9, `alpha` of eq 12.
     """
 
     floor: float = 1e-3
@@ -238,7 +245,7 @@ class PublishedSensitivity(Sensitivity):
     certified = False
 
     def __post_init__(self) -> None:
-        _validate.positive(floor=self.floor)
+        _validate.keep(self, floor=_validate.clipping_norm)
 
     def initial_state(self) -> float:
         return 0.0

@@ -7,6 +7,7 @@ the price hardly depends on how many there were (Papernot and Steinke 2022, arXi
 
 import dataclasses
 import math
+import numbers
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,13 @@ from keras_dpvit.errors import InputError
 
 _MOST_MEAN = 500.0  # beyond it the first probability of a Poisson count leaves the floats
 _LEAST_SHAPE = 1e-200  # below it probabilities are those of shape 0, and products leave the floats
+
+
+def _shape(**argument: Any) -> float:
+    """0 or above, and infinity too."""
+    ((_, value),) = argument.items()
+    infinite = isinstance(value, numbers.Real) and value == math.inf
+    return math.inf if infinite else _validate.non_negative(**argument)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +45,9 @@ class TrialCount:
     shape: float = 1.0
 
     def __post_init__(self) -> None:
-        mean = _validate.positive(mean=self.mean)
-        if not 1 <= mean <= _MOST_MEAN:
+        _validate.keep(self, mean=_validate.positive, shape=_shape)
+        if not 1 <= self.mean <= _MOST_MEAN:
             raise InputError(f"mean must lie in 1..{_MOST_MEAN:g}, got {self.mean!r}.")
-        object.__setattr__(self, "mean", mean)
-        shape = math.inf if self.shape == math.inf else _validate.non_negative(shape=self.shape)
-        object.__setattr__(self, "shape", shape)
 
     @property
     def name(self) -> str:

@@ -1,13 +1,11 @@
 """Augmentation multiplicity: several altered copies of a record, averaged before clipping."""
 
 import dataclasses
-import numbers
 from typing import Any
 
 import tensorflow as tf
 
 from keras_dpvit import _validate
-from keras_dpvit.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +28,12 @@ class Augmentation:
     mirror: bool = True
 
     def __post_init__(self) -> None:
-        _validate.positive_int(copies=self.copies)
-        whole = isinstance(self.shift, numbers.Integral) and not isinstance(self.shift, bool)
-        if not whole or self.shift < 0:
-            raise InputError(f"shift must be a whole number, 0 or above, got {self.shift!r}.")
-        if not isinstance(self.mirror, bool):
-            raise InputError(f"mirror must be True or False, got {self.mirror!r}.")
+        _validate.keep(
+            self,
+            copies=_validate.positive_int,
+            shift=_validate.non_negative_int,
+            mirror=_validate.true_or_false,
+        )
 
     def apply(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Any, Any, Any]:
         """The copies of a batch, record by record.

@@ -42,7 +42,7 @@ def sampled_batches(
     while True:
         rows = sampler.sample(source.num_records, step)
         if plan.microbatch_size == 1:
-            yield (*source.take(rows), np.ones(len(rows), bool))
+            yield source.take(rows)
         else:
             yield _microbatches(plan, source, rows, key, step)
         step += 1
@@ -57,7 +57,7 @@ def some_records(source: Source, count: int = 8) -> tuple[np.ndarray, np.ndarray
         return source.example()
     rows = np.arange(min(count, source.num_records))
     rows[-1] = source.num_records - 1
-    return source.take(rows)
+    return source.take(rows)[:2]
 
 
 def _microbatches(
@@ -76,16 +76,27 @@ def _microbatches(
         if filled[unit] < room:
             places[unit, filled[unit]] = index
             filled[unit] += 1
-    x, y = source.take(rows)
-    places = places.reshape(-1)
-    present = places >= 0
-    return _spread(x, places, present), _spread(y, places, present), present
+    x, y, usable = source.take(rows)
+    present = (places >= 0) & np.append(usable, False)[places]
+    places = _filled(places, present).reshape(-1)
+    return _spread(x, places), _spread(y, places), present.reshape(-1)
 
 
-def _spread(values: np.ndarray, places: np.ndarray, present: np.ndarray) -> np.ndarray:
-    spread = np.zeros((len(places), *values.shape[1:]), values.dtype)
-    spread[present] = values[places[present]]
-    return spread
+def _filled(places: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The places, with a microbatch's first record where it has none; -1 in one without any.
+
+    Its own first record, and no other's: what fills a place can spoil its microbatch, as a NaN
+    does, and a record of the sample's that filled all of them would spoil all of them.
+    """
+    first = np.take_along_axis(places, present.argmax(axis=1)[:, None], axis=1)
+    first = np.where(present.any(axis=1, keepdims=True), first, -1)
+    return np.where(present, places, first)
+
+
+def _spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The rows at these places, zeros at -1."""
+    blank = np.zeros((1, *values.shape[1:]), values.dtype)
+    return np.concatenate([values, blank])[places]
 
 
 def signature(source: Source) -> Any:

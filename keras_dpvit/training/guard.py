@@ -111,6 +111,8 @@ class Guard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         trainer = self._trainer
+        if trainer.external is not None and not self.model.stop_training:
+            trainer.external.check_whole_pass()
         if trainer._external and trainer.plan_is_spent:
             self.model.stop_training = True
         if self.steering is not None:

@@ -1,12 +1,13 @@
 """Checks of what `fit` is given before anything is trained on it."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
+
+_FEW = 0.05  # of the labels may lie outside of the classes
 
 
 def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -18,8 +19,9 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         y: array `(records, ...)`.
 
     Raises:
-        InputError: on anything but arrays, shapes that do not fit, pixels that are not finite,
-            or labels outside the model's classes.
+        InputError: on anything but arrays, shapes or types that do not fit, or more than a few
+            labels outside the model's classes. What single records hold ends nothing, for an end
+            would tell of them: they count as zero.
     """
     if not hasattr(x, "shape") or not hasattr(y, "shape"):
         raise InputError(
@@ -29,38 +31,66 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     check_images(x, tuple(model.input_shape[1:]))
     if len(x) != len(y):
-        raise InputError(f"labels must be as many as images ({len(x)}), got {len(y)}.")
-    if np.issubdtype(y.dtype, np.integer) and y.squeeze().ndim == 1:
-        check_labels(y, int(model.output_shape[-1]))
+        raise InputError("labels must be as many as images, got another number.")
+    classes = num_classes_of(model, y)
+    if classes is not None:
+        check_labels(y, classes, _FEW)
     return x, y
 
 
+def num_classes_of(model: Any, labels: Any) -> int | None:
+    """The number of classes that labels number, one each record; None where they are no numbers.
+
+    Args:
+        model: a built Keras model with one input and one output.
+        labels: anything with `shape` and `dtype`, the records along the first axis.
+    """
+    kind = np.dtype(getattr(labels.dtype, "as_numpy_dtype", labels.dtype))
+    numbers = np.issubdtype(kind, np.integer) and all(side == 1 for side in labels.shape[1:])
+    # A single output tells two classes apart.
+    return max(2, int(model.output_shape[-1])) if numbers else None
+
+
 def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
-    """Raises `InputError` unless images are `(n, *image_shape)` and finite."""
+    """Raises `InputError` unless images are `(n, *image_shape)` and numbers."""
     expected = "x".join(str(side) for side in image_shape)
     if images.shape[1:] != tuple(image_shape):
         found = "x".join(str(side) for side in images.shape[1:])
         raise InputError(f"images must be {expected} (the model's input), got {found}.")
-    if np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all():
-        bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
+    if images.dtype.kind in "OSUcMm":
+        raise InputError(f"images must be of real numbers, got {images.dtype}.")
+
+
+def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Which records have a label that is none of the classes, bool `(records,)`."""
+    bad = (labels < 0) | (labels >= num_classes)
+    return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
+
+
+def check_labels(labels: np.ndarray, num_classes: int, share: float) -> None:
+    """Refuses labels of another kind, and says nothing of those of a few records.
+
+    Args:
+        labels: int array, the records along the first axis.
+        num_classes: int.
+        share: float, of the records; more than it, and more than five, may not lie outside.
+
+    Raises:
+        InputError: if they do. It names neither a record nor a label nor a count.
+    """
+    bad = np.count_nonzero(outside(labels, num_classes))
+    if bad > 5 and bad > share * len(labels):
         raise InputError(
-            f"images must have finite pixels; {len(bad)} have NaN or infinite ones, the first is "
-            f"number {bad[0]}."
+            f"labels must lie in 0..{num_classes - 1}: more than {100 * share:g} % of the labels "
+            f"lie outside 0..{num_classes - 1}."
         )
-
-
-def check_labels(labels: np.ndarray, num_classes: int) -> None:
-    """Raises `InputError` unless integer labels lie in `range(num_classes)`."""
-    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
-        odd = labels.min() if labels.min() < 0 else labels.max()
-        raise InputError(f"labels must lie in 0..{num_classes - 1}, got {odd}.")
 
 
 def check_size(plan: PrivacyPlan, num_records: int) -> None:
     """Checks the number of records against the plan's.
 
-    Poisson samples cost the same for any number, so that a warning does; in a shuffle the number
-    decides how many steps a pass has, and it is public there.
+    Poisson samples cost the same for any number, which is private there: nothing is said of it.
+    In a shuffle the number decides how many steps a pass has, and it is public.
 
     Raises:
         InputError: under a shuffled plan for another number of records.
@@ -69,12 +99,6 @@ def check_size(plan: PrivacyPlan, num_records: int) -> None:
         raise InputError(
             f"num_examples must be the number of records ({num_records}) where they are shuffled, "
             f"got {plan.num_examples}: a pass would have other steps than the plan counts."
-        )
-    if abs(num_records - plan.num_examples) > 0.1 * plan.num_examples:
-        warnings.warn(
-            f"The plan is made for {plan.num_examples} records and got {num_records}. Its epsilon "
-            "holds, for its constants are public; batches will not have the size expected.",
-            stacklevel=3,
         )
 
 
@@ -97,35 +121,3 @@ def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
         if value is not None and not (name == "validation_split" and value == 0.0):
             raise InputError(f"{name} cannot be used in private training: {advice}.")
     arguments.pop("shuffle", None)
-
-
-def external_batches(model: Any, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Batches made elsewhere, each row marked as a record, and images and labels of a few.
-
-    Args:
-        model: a built Keras model with one input and one output.
-        x: `tf.data.Dataset` of batches (images, labels), with an end.
-        y: None.
-
-    Raises:
-        InputError: on anything else.
-    """
-    import tensorflow as tf
-
-    if not isinstance(x, tf.data.Dataset) or y is not None:
-        raise InputError(
-            "a plan with sampling='external' needs a tf.data.Dataset of (images, labels) batches "
-            f"as x and no y, got {type(x).__name__}; arrays are better given to a plan that "
-            "samples them itself."
-        )
-    if not isinstance(x.element_spec, tuple) or len(x.element_spec) != 2:
-        raise InputError("x must give batches of (images, labels), without sample weights.")
-    if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise InputError("x must have an end: what a pass costs is counted by passes.")
-    first = next(iter(x.take(1)), None)
-    if first is None:
-        raise InputError("x must hold at least one batch, got none.")
-    images, labels = first
-    check_images(images.numpy(), tuple(model.input_shape[1:]))
-    marked = x.map(lambda a, b: (a, b, tf.ones(tf.shape(b)[:1], tf.bool)))
-    return marked.prefetch(2), images.numpy()[:8], labels.numpy()[:8]

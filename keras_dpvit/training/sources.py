@@ -18,35 +18,34 @@ class Source(abc.ABC):
 
     Attributes:
         num_records: int.
-        num_classes: int or None; integer labels must lie below it. `source_for` sets it where
-            records are read only when they are drawn.
+        num_classes: int or None; integer labels must lie below it, and a record whose label does
+            not is taken as absent. `source_for` sets it.
     """
 
     num_records: int
     num_classes: int | None = None
 
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images `(len(rows), height, width, channels)` and labels of these records.
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images `(len(rows), height, width, channels)`, labels, and which of the records count.
 
-        A NaN or an infinite pixel passes: in the midst of a training, an end that one record
-        brings about would tell of it. Its gradient counts as zero.
+        In the midst of a training, an end that one record brings about would tell of it. So a NaN
+        or an infinite pixel passes, and its gradient counts as zero; a label that is none of the
+        classes becomes 0, and its record does not count.
 
         Args:
             rows: int array `(n,)`, in any order, may be empty.
 
         Raises:
-            InputError: if a record differs from the first in shape or type, or its label is none
-                of the classes.
+            InputError: if a record differs from the first in shape or type, or more than half of
+                the labels, and more than five, are none of the classes.
         """
         images, labels = self._read(np.asarray(rows, int))
-        if self.num_classes is not None:
-            odd = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
-            if odd.size:
-                raise InputError(
-                    f"labels must lie in 0..{self.num_classes - 1}, got {labels.flat[odd[0]]} for "
-                    f"record {rows[odd[0]]}."
-                )
-        return images, labels
+        if self.num_classes is None:
+            return images, labels, np.ones(len(rows), bool)
+        inputs.check_labels(labels, self.num_classes, 0.5)
+        present = ~inputs.outside(labels, self.num_classes)
+        kept = present.reshape(-1, *[1] * (labels.ndim - 1))
+        return images, np.where(kept, labels, labels.dtype.type(0)), present
 
     @abc.abstractmethod
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +53,7 @@ class Source(abc.ABC):
 
     def example(self) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels of the first record, for shapes and types."""
-        return self.take(np.zeros(1, int))
+        return self.take(np.zeros(1, int))[:2]
 
 
 class ArraySource(Source):
@@ -97,7 +96,7 @@ class RandomAccessSource(Source):
             for store, part, first, name in zip(
                 stored, self._record(int(row)), self._first, _NAMES, strict=True
             ):
-                _check_like(part, first, name, f"record {row}")
+                _check_like(part, first, name)
                 store[index] = part
         return stored
 
@@ -121,16 +120,12 @@ def _room_for(records: int, image: np.ndarray, label: np.ndarray) -> tuple[np.nd
     )
 
 
-def _check_like(part: np.ndarray, first: np.ndarray, name: str, where: str) -> None:
+def _check_like(part: np.ndarray, first: np.ndarray, name: str) -> None:
     """Raises unless a part of a record is like the first record's, which all are stored as."""
     if part.shape != first.shape:
-        raise InputError(
-            f"{name} must have one shape, got {first.shape} and, for {where}, {part.shape}."
-        )
+        raise InputError(f"{name} must have one shape, got {first.shape} and another one.")
     if not np.can_cast(part.dtype, first.dtype):
-        raise InputError(
-            f"{name} must be of one type, got {first.dtype} and, for {where}, {part.dtype}."
-        )
+        raise InputError(f"{name} must be of one type, got {first.dtype} and another one.")
 
 
 class PyDatasetSource(Source):
@@ -156,13 +151,12 @@ class PyDatasetSource(Source):
         self._last = batches - 1
         last_size = len(self._batch(self._last)[0])
         if last_size > self._batch_size:
-            raise self._unequal(self._last, last_size)
+            raise self._unequal()
         self.num_records = self._last * self._batch_size + last_size
 
-    def _unequal(self, number: int, size: int) -> InputError:
+    def _unequal(self) -> InputError:
         return InputError(
-            f"x must give batches of one size ({self._batch_size}), batch {number} has "
-            f"{size} records."
+            f"x must give batches of one size ({self._batch_size}), but for a smaller last one."
         )
 
     def _batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -171,10 +165,7 @@ class PyDatasetSource(Source):
             raise InputError("x must give batches as (images, labels), without sample weights.")
         images, labels = np.asarray(batch[0]), np.asarray(batch[1])
         if len(images) != len(labels):
-            raise InputError(
-                f"labels must be as many as images, batch {index} has {len(images)} images and "
-                f"{len(labels)} labels."
-            )
+            raise InputError("labels must be as many as images in each batch.")
         return images, labels
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,9 +176,9 @@ class PyDatasetSource(Source):
             mine = numbers == number
             size = len(batch[0])
             if places[mine].max() >= size or (number != self._last and size != self._batch_size):
-                raise self._unequal(number, size)
+                raise self._unequal()
             for store, part, first, name in zip(stored, batch, self._first, _NAMES, strict=True):
-                _check_like(part[0], first, name, f"batch {number}")
+                _check_like(part[0], first, name)
                 store[mine] = part[places[mine]]
         return stored
 
@@ -204,7 +195,10 @@ def source_for(model: Any, x: Any, y: Any) -> Source:
         InputError: if it cannot be sampled from, or does not fit the model.
     """
     if hasattr(x, "shape"):
-        return ArraySource(*inputs.check_arrays(model, x, y))
+        x, y = inputs.check_arrays(model, x, y)
+        arrays = ArraySource(x, y)
+        arrays.num_classes = inputs.num_classes_of(model, y)
+        return arrays
     if y is not None:
         raise InputError(f"y must be left out where x ({type(x).__name__}) holds the labels too.")
     if isinstance(x, keras.utils.PyDataset):
@@ -219,7 +213,5 @@ def source_for(model: Any, x: Any, y: Any) -> Source:
         )
     images, labels = source.example()
     inputs.check_images(images, tuple(model.input_shape[1:]))
-    if np.issubdtype(labels.dtype, np.integer) and labels.size == 1:
-        source.num_classes = int(model.output_shape[-1])
-        inputs.check_labels(labels, source.num_classes)
+    source.num_classes = inputs.num_classes_of(model, labels)
     return source

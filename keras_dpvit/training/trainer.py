@@ -15,8 +15,10 @@ from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batches, inputs
+from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.external import ExternalBatches
 from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.losses import check_loss, per_example_loss
@@ -28,6 +30,7 @@ from keras_dpvit.training.validation import config_of, validate
 
 _MOST_ROWS_AT_ONCE = 320
 _RECORDS_TRIED = 6
+_SOUND = 1e6
 
 
 class PrivateTrainer:
@@ -71,10 +74,12 @@ class PrivateTrainer:
         self._in_fit = False
         self._disclosures: dict[str, None] = {}
         self._invalidated_by: dict[str, None] = {}
+        self._look_for_statistics()
         self._shown_names: tuple[str, ...] = ()  # of the values that a step shows without noise
         self._metrics: MetricSums | None = None
         self._metric_sums = tf.Variable(tf.zeros(2), trainable=False)  # noised, of an epoch
         self._metrics_from = 0  # the epoch's first step
+        self.external: ExternalBatches | None = None  # of the present fit
 
     @property
     def steps_taken(self) -> int:
@@ -107,6 +112,9 @@ class PrivateTrainer:
             tuple(self._invalidated_by),
             None if self._metrics is None else self._metrics.noise_ratio,
         )
+
+    def _look_for_statistics(self) -> None:
+        self._invalidated_by.update(dict.fromkeys(adapted_statistics(self._model)))
 
     def note(self, kind: str, line: str) -> bool:
         """Enters a line for the ledger.
@@ -153,6 +161,7 @@ class PrivateTrainer:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
         data, images, labels = self._data(x, y)
+        self._look_for_statistics()
         metrics = metric_sums(private_metrics, self.plan, self._model, labels)
         self._prepare(physical_batch_size, augmentation, metrics)
         guard = Guard(self, epochs)
@@ -197,7 +206,8 @@ class PrivateTrainer:
     def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
         """The data set for Keras, and images and labels of a few records."""
         if self._external:
-            return inputs.external_batches(self._model, x, y)
+            self.external = ExternalBatches(self._model, self.plan, x, y)
+            return self.external.data, *self.external.some_records
         source = source_for(self._model, x, y)
         inputs.check_size(self.plan, source.num_records)
         data = tf.data.Dataset.from_generator(
@@ -214,6 +224,9 @@ class PrivateTrainer:
         what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
         if what != self._validated:
             self._check_loss(labels)
+            # What one record holds must not decide: its numbers are tried only if they are sound.
+            sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
+            images = np.where(sound, images, images.dtype.type(0))
             validate(self._model, self._losses, labels, images)
             self._validated = what
 

@@ -87,7 +87,8 @@ def attacked():
     return attack
 
 
-SCHEDULE = {"num_examples": 20, "batch_size": 20, "epochs": 1, "delta": 1e-5}
+# Seeded: one true claim in twenty is contradicted by chance.
+SCHEDULE = {"num_examples": 20, "batch_size": 20, "epochs": 1, "delta": 1e-5, "seed": 3}
 
 
 @pytest.mark.parametrize("sensitivity", [kd.FixedSensitivity(), kd.DynamicSensitivity()])

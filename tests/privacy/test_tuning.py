@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import dp_accounting
 import numpy as np
@@ -52,7 +53,10 @@ def probabilities(mean, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mean", [1.5, 12.0])
-def test_numbers_of_runs_follow_their_distribution(mean, shape):
+def test_numbers_of_runs_follow_their_distribution(mean, shape, monkeypatch):
+    # The system's entropy, made repeatable: eight p-values would be one false alarm in 1e5 runs.
+    monkeypatch.setattr(random, "SystemRandom", lambda: generator)
+    generator = random.Random(1)
     count, draws = TrialCount(mean, shape), 4000
     drawn = np.bincount([count.draw() for _ in range(draws)], minlength=len(COUNTS))
     expected = draws * probabilities(mean, shape)
@@ -324,4 +328,6 @@ def test_the_number_of_trials_is_drawn_from_the_distribution():
     numbers = [len([trials.offer(Model(), 0) for _ in trials])
                for trials in (kd.random_trials(3) for _ in range(300))]  # fmt: skip
     assert min(numbers) == 1
+    # A number's deviation is 2.45, the mean's 0.14: seven and eight deviations, below 1e-8; and
+    # no 1 among them has (2/3)^300.
     assert 2 < np.mean(numbers) < 4.2

@@ -109,8 +109,12 @@ def test_a_report_is_written_whole(tmp_path):
 
 @pytest.mark.slow
 def test_the_program_contradicts_what_is_false_and_nothing_else(run, tmp_path):
-    """One step of the published formulas, then one training of a certified plan."""
-    flags = ("--dataset=fashion_mnist", "--model=linear", "--output=audit.json")
+    """One step of the published formulas, then one training of a certified plan.
+
+    Seeded: without, the weights decide how much the formulas leak (no bound in two runs of five),
+    and a true claim is contradicted in one audit of twenty.
+    """
+    flags = ("--dataset=fashion_mnist", "--model=linear", "--output=audit.json", "--seed=1")
     step = ("--attack=step", "--mechanism=as_published", "--trials=2000")
     result = run("audit", *flags, *step, cwd=tmp_path)
     assert result.returncode == 1, result.stderr

@@ -20,6 +20,8 @@ def options(**changes):
         "clipping": "median_layer",
         "l2_norm_clip": None,
         "seed": None,
+        "num_examples": None,
+        "classes": None,
     }
     return types.SimpleNamespace(**{**values, **changes})
 
@@ -72,3 +74,57 @@ def test_default_batch_fits_the_data(num_examples, expected):
     assert _members.default_batch_size(num_examples) == expected
     (plan,) = _members.plans(num_examples, options(batch_size=None, members=1, l2_norm_clip=1.0))
     assert plan.batch_size == expected
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        (1, 1),
+        (9, 9),
+        (10, 10),
+        (99, 99),
+        (101, 100),
+        (1437, 1400),
+        (59_999, 59_000),
+        (10**6, 10**6),
+    ],
+)
+def test_a_number_of_two_digits_is_planned_for_unless_one_is_given(records, expected):
+    assert _members.public_number(records, options()) == expected
+    assert _members.public_number(records, options(num_examples=1234)) == 1234
+
+
+def test_one_record_decides_the_plan_at_a_hundredth_of_sizes_at_most():
+    """The faulty twin plans for the number itself, and tells it to the last record."""
+    sizes = range(1000, 2000)
+    planned = [_members.public_number(size, options()) for size in sizes]
+    assert len(set(planned)) == 10
+    assert len(set(sizes)) == 1000
+    given = {_members.public_number(size, options(num_examples=1500)) for size in sizes}
+    assert given == {1500}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("digits", {}, ["Training curves", "The number of records, rounded"]),
+        ("digits", {"num_examples": 5}, ["Training curves"]),
+        ("image_folder", {"num_examples": 5}, ["Training curves", "Class names were read"]),
+        ("image_folder", {"num_examples": 5, "classes": ["a", "b"]}, ["Training curves"]),
+        ("image_folder", {}, ["Training curves", "The number of", "Class names were read"]),
+    ],
+)
+def test_limits_name_what_leaves_beside_the_sums(name, changes, told):
+    lines = _members.disclosures(types.SimpleNamespace(name=name), options(**changes))
+    assert [line[: len(start)] for line, start in zip(lines, told, strict=True)] == told
+
+
+def test_what_is_printed_before_training_has_the_public_number_alone():
+    (plan,) = _members.plans(1400, options(members=1))
+    data = types.SimpleNamespace(
+        name="digits", x_train=range(1437), x_test=range(360), class_names=("a", "b")
+    )
+    shown = options(members=1, trainable="all")
+    text = _members.describe(plan, data, "tiny", shown, 1400)
+    assert "1400" in text
+    assert "1437" not in text

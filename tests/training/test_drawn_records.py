@@ -55,9 +55,7 @@ def altered(x, y, row, image=None, label=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": 3}, "labels must lie in 0..2, got 3 for record 41"),
-        ({"label": -1}, "labels must lie in 0..2, got -1 for record 41"),
-        ({"label": 1.5}, "labels must be of one type, got int64 and, for record 41, float64"),
+        ({"label": 1.5}, "labels must be of one type, got int64 and another one"),
         ({"label": [1, 0, 0]}, "labels must have one shape"),
         ({"image": np.zeros((4, 5, 1), "uint8")}, "images must have one shape"),
         ({"image": np.full((4, 4, 1), 0.5)}, "images must be of one type, got uint8 and"),
@@ -77,18 +75,15 @@ def test_every_record_is_checked_as_it_is_drawn(change, message, small_records):
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda x, y: (x, np.where(np.arange(60) == 41, 3, y)), "got 3 for record 41"),
-        (lambda x, y: (x, np.where(np.arange(60) == 41, -2, y)), "got -2 for record 41"),
-    ],
-)
-def test_every_batch_is_checked_as_it_is_drawn(spoil, message, small_records):
-    source = source_for(a_network(), by_seven(*spoil(*small_records)), None)
-    source.take(np.arange(41))
-    with pytest.raises(InputError, match=message):
-        source.take(np.array([59, 41, 3]))
+@pytest.mark.parametrize("label", [3, -2])
+def test_a_label_outside_the_classes_takes_its_record_out(label, small_records):
+    x, y = small_records
+    batches = by_seven(x, np.where(np.arange(60) == 41, label, y))
+    for records in (altered(x, y, 41, label=label), batches):
+        source = source_for(a_network(), records, None)
+        _, labels, present = source.take(np.array([59, 41, 3]))
+        np.testing.assert_array_equal(present, [True, False, True])
+        np.testing.assert_array_equal(labels, [y[59], 0, y[3]])
 
 
 def test_batches_that_change_are_refused(small_records):
@@ -102,9 +97,9 @@ def test_batches_that_change_are_refused(small_records):
             return self.change(images, labels) if index == 3 else (images, labels)
 
     for change, message in (
-        (lambda a, b: (a[:, :3], b), "images must have one shape, .* for batch 3"),
-        (lambda a, b: (a / 2, b), "images must be of one type, .* for batch 3"),
-        (lambda a, b: (a, b[:-1]), "labels must be as many as images, batch 3 has 7 images and 6"),
+        (lambda a, b: (a[:, :3], b), "images must have one shape"),
+        (lambda a, b: (a / 2, b), "images must be of one type"),
+        (lambda a, b: (a, b[:-1]), "labels must be as many as images"),
     ):
         data = Changing(x, y, [7] * 8 + [4])
         data.change = change
