@@ -73,8 +73,9 @@ class ExternalBatches:
 
     def _in_range(self, labels: Any) -> tuple[Any, Any]:
         """Labels with 0 in place of those that are none of the classes, and which rows are kept."""
-        bad = (labels < 0) | (labels >= tf.cast(self._classes, labels.dtype))
-        return tf.where(bad, tf.zeros([], labels.dtype), labels), ~tf.reshape(bad, [-1])
+        kept = (labels >= 0) & (labels < tf.cast(self._classes, labels.dtype))
+        numbers = tf.where(kept, labels, tf.zeros([], labels.dtype))
+        return tf.cast(numbers, tf.int64), tf.reshape(kept, [-1])
 
     def _check_rows(self, rows: Any) -> bool:
         self._rows = int(rows)

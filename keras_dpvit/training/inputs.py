@@ -41,14 +41,20 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 def num_classes_of(model: Any, labels: Any) -> int | None:
     """The number of classes that labels number, one each record; None where they are no numbers.
 
+    Whole numbers beside several outputs number classes, and so does whatever a sparse loss is
+    given; targets of a single output do not.
+
     Args:
-        model: a built Keras model with one input and one output.
+        model: a compiled Keras model with one input and one output.
         labels: anything with `shape` and `dtype`, the records along the first axis.
     """
     kind = np.dtype(getattr(labels.dtype, "as_numpy_dtype", labels.dtype))
-    numbers = np.issubdtype(kind, np.integer) and all(side == 1 for side in labels.shape[1:])
-    # A single output tells two classes apart.
-    return max(2, int(model.output_shape[-1])) if numbers else None
+    classes = int(model.output_shape[-1])
+    if classes == 1 or any(side != 1 for side in labels.shape[1:]):
+        return None
+    loss = getattr(model, "loss", None)
+    name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
+    return classes if np.issubdtype(kind, np.integer) or "sparse" in name else None
 
 
 def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
@@ -63,7 +69,7 @@ def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
 
 def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Which records have a label that is none of the classes, bool `(records,)`."""
-    bad = (labels < 0) | (labels >= num_classes)
+    bad = ~((labels >= 0) & (labels < num_classes))  # a NaN is not in range, either
     return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
 
 

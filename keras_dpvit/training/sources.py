@@ -45,7 +45,7 @@ class Source(abc.ABC):
         inputs.check_labels(labels, self.num_classes, 0.5)
         present = ~inputs.outside(labels, self.num_classes)
         kept = present.reshape(-1, *[1] * (labels.ndim - 1))
-        return images, np.where(kept, labels, labels.dtype.type(0)), present
+        return images, np.where(kept, labels, labels.dtype.type(0)).astype("int64"), present
 
     @abc.abstractmethod
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,8 @@ class ArraySource(Source):
         if self.num_records:
             return super().example()
         x, y = self._x, self._y  # a private data set may be empty: then blanks stand for it
-        return np.zeros((1, *x.shape[1:]), x.dtype), np.zeros((1, *y.shape[1:]), y.dtype)
+        kind = y.dtype if self.num_classes is None else "int64"
+        return np.zeros((1, *x.shape[1:]), x.dtype), np.zeros((1, *y.shape[1:]), kind)
 
 
 class RandomAccessSource(Source):

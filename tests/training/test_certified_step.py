@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import keras_dpvit as kd
+from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.training.step import _chunk_sizes
 from keras_dpvit.training.trainer import PrivateTrainer
 
@@ -153,7 +154,8 @@ def neighbours(model, chunk=32):
     """
     trainer = model._private_trainer
     trainer._prepare(chunk)
-    seeds = [tf.identity(state.value) for state in trainer.step._seed_states]
+    states = [generator.state for generator in seed_generators(model)]
+    seeds = [tf.identity(state.value) for state in states]
     cap = trainer.plan.mechanism().sensitivity(trainer._state)
 
     specs = [tf.TensorSpec((None, *SHAPE), tf.float32), tf.TensorSpec((None,), tf.int64)]
@@ -164,7 +166,7 @@ def neighbours(model, chunk=32):
         return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]
 
     def sums_of(x, y):
-        for state, before in zip(trainer.step._seed_states, seeds, strict=True):
+        for state, before in zip(states, seeds, strict=True):
             state.assign(before)
         sums, count = traced(tf.constant(x), tf.constant(y))
         return [s.numpy().astype("float64") for s in sums], float(count), float(cap)
