@@ -8,7 +8,12 @@ from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger, epsilon_curve
 from keras_dpvit.report.run_files import Run
 
 # What a noise schedule changes from one entry to the next within one training.
-_SCHEDULED = ("noise_multiplier", "gradient_noise_multiplier", "count_noise_stddev")
+_SCHEDULED = (
+    "noise_multiplier",
+    "gradient_noise_multiplier",
+    "count_noise_stddev",
+    "metrics_noise_multiplier",
+)
 
 
 def privacy_facts(run: Run) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def _by_training(entries: tuple[LedgerEntry, ...]) -> list[list[LedgerEntry]]:
 
 def _unscheduled(entry: LedgerEntry) -> dict[str, Any]:
     plain = entry.to_dict()
-    details = {k: v for k, v in plain["details"].items() if k not in _SCHEDULED}
+    details = {k: 0 if k in _SCHEDULED else v for k, v in plain["details"].items()}
     return {**plain, "steps": 0, "passes": 0, "noise_multiplier": 0, "details": details}
 
 

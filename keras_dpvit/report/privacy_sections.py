@@ -186,6 +186,10 @@ def _mechanism_words(training: dict[str, Any]) -> dict[str, Content]:
         words["… noise on the count that moves the sensitivity"] = _range(
             details["count_noise_stddev"], last_details["count_noise_stddev"]
         )
+    if details.get("metrics_noise_multiplier"):
+        words["… noise multiplier of the private metrics"] = _range(
+            details["metrics_noise_multiplier"], last_details["metrics_noise_multiplier"]
+        )
     words["records"] = f"{details['num_examples']:,}"
     words["expected batch"] = f"{details['batch_size']:,}"
     words["records in a microbatch"] = str(details.get("microbatch_size", 1))
