@@ -14,6 +14,15 @@ hypothesis.settings.load_profile("repeatable")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+@pytest.fixture(autouse=True)
+def trainings_may_repeat_noise():
+    """Most tests compare trainings under one seed; tests/training/test_seeds.py forbids it."""
+    from keras_dpvit.privacy import randomness
+
+    with randomness.repeatable():
+        yield
+
+
 @pytest.fixture
 def without_kernels(monkeypatch):
     """As on a machine where no kernels can be compiled."""

@@ -121,6 +121,7 @@ def restore(model: Any, key: Key) -> Any:
 def _moved(model: Any, steps: list[tuple[Key, bool]]) -> Any:
     """A copy with the moves of several keys applied, each of them forwards or undone."""
     from keras_dpvit.encryption import keyed_parts
+    from keras_dpvit.models import provenance
 
     new = keyed_parts.copy_of(model)
     for part in keyed_parts.parts_of(new):
@@ -132,6 +133,8 @@ def _moved(model: Any, steps: list[tuple[Key, bool]]) -> Any:
     key, undo = steps[-1]
     for holder in keyed_parts.holders_of(new):
         holder.encryption_kid = None if undo else _kid(key)
+        if hasattr(holder, "privacy_ledger"):
+            provenance.settle(holder)
     return new
 
 

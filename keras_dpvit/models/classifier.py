@@ -86,6 +86,7 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         self.backbone = backbone
         self.num_classes = num_classes
         self._head = {"final_norm": final_norm, "head_hidden_dim": head_hidden_dim}
+        self._observe()
 
     def attention_maps(self, images: Any) -> dict[str, np.ndarray]:
         """See `DPViTBackbone.attention_maps`."""

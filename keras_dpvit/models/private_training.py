@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.models import provenance
 from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, PrivacyLedger, compose, ledger_from_dict
 
-_LEDGER_FILE = "privacy_ledger.json"
 _NOTES_KEY = "notes"
 _TRAINABLE_KEY = "trainable_part"
 _KID_KEY = "encryption_kid"
@@ -29,6 +29,7 @@ _WITHOUT_PRIVACY = LedgerEntry(
     noise_multiplier=0.0,
     sampling_probability=1.0,
     not_covered=("Training by fit under an optimizer that is not private.",),
+    release_id="without privacy",
 )
 
 # Keras puts its functional class among the bases of whatever derives from keras.Model, for all
@@ -50,7 +51,9 @@ class PrivatelyTrainable(_Base):
 
     Compiled with any other optimizer it is an ordinary Keras model, and `fit` enters training
     without privacy into the ledger (infinite epsilon) unless it is told `public_data=True`. The
-    ledger travels in the `.keras` file. Stands before `keras.Model` among the bases.
+    ledger belongs to the variables: whatever holds, copies or loads them has it, and it travels in
+    `.keras` and `.weights.h5` files; weights that came by a way that carries none are named first
+    in the statement (`models.provenance`). Stands before `keras.Model` among the bases.
 
     Attributes:
         trainable_part: what `models.trainable.choose_trainable` chose last.
@@ -66,10 +69,12 @@ class PrivatelyTrainable(_Base):
     _disclosed: tuple[str, ...] = ()
     _compiled_part: str = "all"
     _release_id: str = ""
+    _from_file: bool = False
 
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
-        self._past_ledger = self.privacy_ledger
+        self._observe()
+        self._past_ledger = self.own_ledger()
         self._private_trainer = None
         make_trainer = getattr(optimizer, "private_trainer", None)
         if make_trainer is None:
@@ -109,26 +114,36 @@ class PrivatelyTrainable(_Base):
           the same end as if it had not been, else with the steps lost counted as spent.
         * `checkpoint_steps`: int, steps between checkpoints; once an epoch by default.
 
+        * `exceed_target`: bool, True lets a plan made for a target epsilon add to what the weights
+          have cost before, past that target; refused otherwise.
+
         Logs have "epsilon", what the model's ledger comes to at the plan's delta. Under another
         optimizer `public_data=True` says that these records need no protection.
         """
         public_data = kwargs.pop("public_data", False)
         if self._private_trainer is None:
+            self._begin_training()
             if not public_data:
                 self._note_training_without_privacy()
-            return super().fit(x, y, **kwargs)
+            try:
+                return super().fit(x, y, **kwargs)
+            finally:
+                provenance.settle(self)
         if self.trainable_part != self._compiled_part:
             raise InputError(
                 f"model must be compiled after choosing what is trained: it was compiled for "
                 f"{self._compiled_part!r}, now it is {self.trainable_part!r}."
             )
         try:
+            self._begin_training()
             return self._private_trainer.fit(super().fit, x, y, **kwargs)
         except Exception as error:
             told = _input_error_in(error)
             if told is None:
                 raise
             raise told from None
+        finally:
+            provenance.settle(self)
 
     def train_step(self, *args: Any) -> Any:
         # Under JAX, Keras passes its state before the data.
@@ -143,8 +158,66 @@ class PrivatelyTrainable(_Base):
                 "train_on_batch cannot be private: the batch must be drawn by the plan's sampler; "
                 "call fit(x, y)."
             )
+        self._begin_training()
         self._note_training_without_privacy()
-        return super().train_on_batch(*args, **kwargs)
+        try:
+            return super().train_on_batch(*args, **kwargs)
+        finally:
+            provenance.settle(self)
+
+    def _begin_training(self) -> None:
+        provenance.begin_training(self, self.trainable_variables, self)
+
+    def _observe(self) -> None:
+        """Looks for weights that changed without this package."""
+        if self._from_file:
+            provenance.settle(self, self)
+            self._from_file = False
+        elif self.built:
+            provenance.observe(self)
+
+    def set_weights(self, weights: Any) -> None:
+        """As Keras has it; copies of weights that were seen before bring their ledger."""
+        self._observe()
+        super().set_weights(weights)
+        self._observe()
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As Keras has it; the ledger in the file is composed with the model's own.
+
+        A file that has none is named in the statement: weights that came from elsewhere.
+        """
+        self._observe()
+        super().load_weights(filepath, *args, **kwargs)
+        text = provenance.read_ledger(filepath)
+        if text is None:
+            self._observe()
+            return
+        content = json.loads(text)
+        self._past_ledger = provenance.composed([self.own_ledger(), ledger_from_dict(content)])
+        if self._private_trainer is not None:
+            self._private_trainer.forget_steps()
+            self.renew_release_id()
+        self._notes = tuple(dict.fromkeys([*self._notes, *content.get(_NOTES_KEY, ())]))
+        provenance.settle(self, self)
+
+    def save_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As Keras has it; a `.weights.h5` file gets the ledger too."""
+        super().save_weights(filepath, *args, **kwargs)
+        provenance.write_ledger(filepath, json.dumps(self._ledger_content()))
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As Keras has it, to `.keras` files alone.
+
+        Raises:
+            InputError: for an `.h5` file, which could never be loaded.
+        """
+        if pathlib.Path(filepath).suffix in (".h5", ".hdf5"):
+            raise InputError(
+                f"model must be saved to a .keras file, got {str(filepath)!r}: an .h5 file has no "
+                "place for the privacy ledger and could not be loaded."
+            )
+        super().save(filepath, *args, **kwargs)
 
     def _note_training_without_privacy(self) -> None:
         if _WITHOUT_PRIVACY not in self._past_ledger.all_entries():
@@ -153,7 +226,19 @@ class PrivatelyTrainable(_Base):
 
     @property
     def privacy_ledger(self) -> Ledger:
-        """Everything private that this model's weights have cost so far."""
+        """Everything private that this model's weights have cost so far, here and elsewhere."""
+        return provenance.composed([self.own_ledger(), *self._ledgers_of_others()])
+
+    def ledger_before_run(self) -> Ledger:
+        """The ledger without the steps of the training that the model is compiled for."""
+        return provenance.composed([self._past_ledger, *self._ledgers_of_others()])
+
+    def _ledgers_of_others(self) -> list[Ledger]:
+        self._observe()
+        return [o.own_ledger() for o in provenance.origins_of(self) if o is not self]
+
+    def own_ledger(self) -> Ledger:
+        """What this model's own trainings and files have cost; other holders' are not in it."""
         if self._private_trainer is None or not self._private_trainer.steps_done:
             return self._past_ledger
         entries = tuple(
@@ -186,8 +271,9 @@ class PrivatelyTrainable(_Base):
             raise InputError(
                 "model must get its initial weights before it is compiled with a private optimizer."
             )
-        self._past_ledger = compose([self._past_ledger, ledger], "shared")
+        self._past_ledger = provenance.composed([self._past_ledger, ledger])
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
+        provenance.settle(self, self)
 
     def disclose(self, line: str) -> None:
         """Names what leaves beside the mechanism, in the entries of this and later trainings.
@@ -215,6 +301,7 @@ class PrivatelyTrainable(_Base):
         if self._private_trainer is not None:
             self._private_trainer.forget_steps()
             self.renew_release_id()
+        provenance.settle(self, self)
 
     def privacy_statement(self, delta: float | None = None) -> str:
         """What may be said about this model's privacy.
@@ -233,17 +320,22 @@ class PrivatelyTrainable(_Base):
         return planned[-1] if planned else 1e-5
 
     def save_assets(self, dir_path: str) -> None:
+        text = json.dumps(self._ledger_content(), indent=1)
+        pathlib.Path(dir_path, provenance.LEDGER_FILE).write_text(text)
+
+    def _ledger_content(self) -> dict[str, Any]:
         content = {**self.privacy_ledger.to_dict(), _NOTES_KEY: list(self._notes)}
         if self.encryption_kid is not None:
             content[_KID_KEY] = self.encryption_kid
-        pathlib.Path(dir_path, _LEDGER_FILE).write_text(json.dumps(content, indent=1))
+        return content
 
     def load_assets(self, dir_path: str) -> None:
-        text = pathlib.Path(dir_path, _LEDGER_FILE).read_text()
+        text = pathlib.Path(dir_path, provenance.LEDGER_FILE).read_text()
         content = json.loads(text)
         self._past_ledger = ledger_from_dict(content)
         self._notes = tuple(content.get(_NOTES_KEY, ()))
         self.encryption_kid = content.get(_KID_KEY)
+        self._from_file = True  # the weights are put in after this
         if self._private_trainer is not None:
             self._private_trainer.forget_steps()
             self.renew_release_id()

@@ -72,7 +72,9 @@ class PrivacyPlan:
         compositions: int, how many trainings of this kind on the same records the target
             covers together.
         seed: None for the operating system's entropy; an int, for tests, makes sampling and
-            noise repeatable, and privacy then rests on its secrecy.
+            noise repeatable, and privacy then rests on its secrecy. The weights that a training
+            starts from enter its keys, and a second training with the same noise in one process is
+            refused (see `randomness.repeatable` for tests that compare two).
 
     Raises:
         InputError: if an argument is out of range or the batch is larger than the data.

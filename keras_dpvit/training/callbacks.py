@@ -51,7 +51,7 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     def _affordable(self, trainer: Any) -> int:
         """The most further steps that stay within the budget, by bisection."""
-        plan, past = trainer.plan, self.model._past_ledger
+        plan, past = trainer.plan, self.model.ledger_before_run()
         delta = plan.delta if self.delta is None else self.delta
         entered = trainer.steps_taken - trainer.steps_done
 

@@ -25,6 +25,7 @@ class DPModel(PrivatelyTrainable, keras.Model):
         self.network = network
         choose_trainable(self, trainable_part)
         self.built = True  # its network is
+        self._observe()
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         return self.network(images, training=training)

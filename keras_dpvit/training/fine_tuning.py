@@ -84,7 +84,7 @@ def _from_model(model: Any, path: pathlib.Path) -> InitialWeights:
     import keras
 
     # Keras finds a class in a file only once its module is imported.
-    from keras_dpvit.models import classifier, fused, private_training
+    from keras_dpvit.models import classifier, fused, private_training, provenance
     from keras_dpvit.models.trainable import head_variables, network_of
     from keras_dpvit.training import dp_model, optimizers
 
@@ -114,6 +114,7 @@ def _from_model(model: Any, path: pathlib.Path) -> InitialWeights:
     model.start_from(source.privacy_ledger, source.privacy_notes)
     for (_, variable), value in zip(pairs, values, strict=True):
         variable.assign(value)
+    provenance.settle(model)
     return InitialWeights(has_head, source.privacy_ledger, has_ledger=True)
 
 
@@ -125,6 +126,7 @@ def _shapes(variables: list[Any]) -> list[tuple[str, Any]]:
 def _from_weights(model: Any, path: pathlib.Path) -> InitialWeights:
     import keras
 
+    from keras_dpvit.models import provenance
     from keras_dpvit.models.trainable import network_of
 
     network = network_of(model)
@@ -154,6 +156,7 @@ def _from_weights(model: Any, path: pathlib.Path) -> InitialWeights:
         model.start_from(PrivacyLedger(), (note,))
         _write(template, taken)
         keras.saving.load_weights(owner, template)
+    provenance.settle(model)
     return InitialWeights(has_head and owner is not backbone, PrivacyLedger(), has_ledger=False)
 
 

@@ -140,6 +140,7 @@ class Guard(keras.callbacks.Callback):
         meta = {
             "plan": trainer.plan.get_config(),
             "key": self._key_tag(),
+            "keyed_for": trainer.keyed_for,
             "first_step": self._first_step,
             "last_step": self._last_step,
             "passes": trainer._passes,
@@ -163,6 +164,8 @@ class Guard(keras.callbacks.Callback):
     def _check(self, meta: dict[str, Any]) -> None:
         if meta["plan"] != _json_like(self._trainer.plan.get_config()):
             raise InputError("checkpoint_dir holds a training under another plan.")
+        if self._trainer.plan.seed is not None:
+            self._trainer.set_keys(meta["keyed_for"])
         if meta["key"] != self._key_tag():
             raise InputError("checkpoint_dir holds a training under another seed.")
         if meta.get("private_metrics") != _config(self._trainer._metrics):

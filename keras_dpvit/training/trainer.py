@@ -11,8 +11,9 @@ import tensorflow as tf
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.units import clipping_groups, find_units
+from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
-from keras_dpvit.privacy.ledger import LedgerEntry
+from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batches, inputs
 from keras_dpvit.training.adapted import adapted_statistics
@@ -56,14 +57,13 @@ class PrivateTrainer:
         self.plan = plan
         self._jit_compile = jit_compile is True
         self._physical_batch_size = _default_physical_batch_size(plan)
-        # Steps that the model has on record enter a seeded key: trained on under the same seed, it
-        # must not meet noise that an earlier sum has had.
-        past = sum(entry.steps for entry in model.privacy_ledger.all_entries())
-        self._sampling_key = randomness.new_key(plan.seed, f"sampling after {past}")
-        self._noise_key = _key_variable(plan.seed, f"noise after {past}")
-        self._augmentation_key = _key_variable(plan.seed, f"augmentation after {past}")
-        layer_key = _key_variable(plan.seed, f"layers after {past}")
-        self._layer_randomness = LayerRandomness(model, layer_key)
+        # Variables, not constants: a traced graph must not carry the keys.
+        self._noise_key, self._augmentation_key, self._layer_key = (
+            tf.Variable(tf.zeros(2, tf.int64), trainable=False) for _ in range(3)
+        )
+        self._layer_randomness = LayerRandomness(model, self._layer_key)
+        self._owner_of_keys = object()
+        self.set_keys(self._present_weights())
         self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._state = tf.Variable(plan.sensitivity.initial_state(), dtype=tf.float32)
         self._passes = 0
@@ -80,6 +80,31 @@ class PrivateTrainer:
         self._metric_sums = tf.Variable(tf.zeros(2), trainable=False)  # noised, of an epoch
         self._metrics_from = 0  # the epoch's first step
         self.external: ExternalBatches | None = None  # of the present fit
+
+    def set_keys(self, weights: str) -> None:
+        """Makes the keys of sampling, noise, augmentation and layers.
+
+        Args:
+            weights: names the weights that the training starts from. It enters keys made from a
+                seed: trained on, or from other weights, a model must not meet noise that an
+                earlier sum has had.
+        """
+        self.keyed_for = weights
+        seed = self.plan.seed
+        self._sampling_key = randomness.new_key(seed, f"sampling {weights}")
+        for variable, purpose in (
+            (self._noise_key, "noise"),
+            (self._augmentation_key, "augmentation"),
+            (self._layer_key, "layers"),
+        ):
+            key = randomness.new_key(seed, f"{purpose} {weights}")
+            variable.assign(np.frombuffer(key[:16], np.int64))
+
+    def _present_weights(self) -> str:
+        if self.plan.seed is None:
+            return ""
+        past = sum(entry.steps for entry in self._model.privacy_ledger.all_entries())
+        return f"after {past} steps from {provenance.digest_of(self._model)}"
 
     @property
     def steps_taken(self) -> int:
@@ -156,10 +181,15 @@ class PrivateTrainer:
         checkpoint_steps: int | None = None,
         epochs: int = 1,
         callbacks: Any = None,
+        exceed_target: bool = False,
         **arguments: Any,
     ) -> Any:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         inputs.check_fit_arguments(self.plan, arguments)
+        if not exceed_target:
+            self._check_target()
+        if self.plan.seed is not None and not self.steps_taken:
+            self.set_keys(self._present_weights())
         data, images, labels = self._data(x, y)
         self._look_for_statistics()
         metrics = metric_sums(private_metrics, self.plan, self._model, labels)
@@ -177,6 +207,8 @@ class PrivateTrainer:
                 f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
                 "its cost will be added."
             )
+        if self.plan.seed is not None and self.plan.noise_multiplier and not guard.resumed:
+            randomness.claim(self._sampling_key, self._owner_of_keys)
         self._validate(images, labels)
         self._note_disclosures(arguments)
         validates_on_training = same_records(x, arguments.get("validation_data"))
@@ -198,6 +230,21 @@ class PrivateTrainer:
             self._in_fit = False
             self._layer_randomness.end_fit()
             guard.close()
+
+    def _check_target(self) -> None:
+        """Refuses a plan that would take what the weights have cost past its target."""
+        plan, before = self.plan, self._model.ledger_before_run()
+        spent = before.epsilon(plan.delta)
+        if plan.target_epsilon is None or not 0 < spent < math.inf:
+            return
+        run = PrivacyLedger(plan.entries(plan.steps))
+        total = provenance.composed([before, run]).epsilon(plan.delta)
+        if total > plan.target_epsilon:
+            raise InputError(
+                f"The model's weights have cost epsilon {spent:.3f} already: with this plan's "
+                f"steps the total would be {total:.3f}, past its target {plan.target_epsilon:g}. "
+                "Plan for what is left, or pass exceed_target=True to fit."
+            )
 
     @property
     def _external(self) -> bool:
@@ -352,10 +399,3 @@ def _default_physical_batch_size(plan: PrivacyPlan) -> int:
     """Rows at once where the user does not say: nearly all samples of a small batch whole."""
     rows = plan.num_microbatches * batches.rows_per_unit(plan)
     return min(_MOST_ROWS_AT_ONCE, rows + math.ceil(5 * math.sqrt(rows)))
-
-
-def _key_variable(seed: int | None, purpose: str) -> Any:
-    """A key for TensorFlow's stateless generators."""
-    key = randomness.new_key(seed, purpose)
-    # A variable, not a constant: a traced graph must not carry the key.
-    return tf.Variable(np.frombuffer(key[:16], np.int64), trainable=False)
