@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
+from keras_dpvit.gradients.kernels import full_precision_products
 from keras_dpvit.gradients.units import clipping_groups, find_units
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
@@ -216,7 +217,7 @@ class PrivateTrainer:
         self._in_fit = True
         self._layer_randomness.begin_fit()
         try:
-            with guard.steering.watching(callbacks) as watched:
+            with guard.steering.watching(callbacks) as watched, full_precision_products():
                 return keras_fit(
                     data,
                     epochs=epochs,
