@@ -175,13 +175,14 @@ def test_a_wrong_schema_is_refused(x, y):
     assert "59" not in str(caught.value)
 
 
-def test_a_single_output_has_two_classes(records):
+def test_targets_of_a_single_output_are_numbers_and_a_sparse_loss_numbers_classes(records):
     model = compiled()
     network = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
     )
     x, y = records
-    assert source_for(network, x, y % 2).num_classes == 2
+    assert source_for(network, x, y).num_classes is None  # counts, or 0 and 1
+    assert source_for(model, x, y.astype("float32")).num_classes == 3
     assert source_for(model, x, np.eye(3, dtype=int)[y]).num_classes is None
 
 

@@ -285,7 +285,7 @@ def test_a_loss_across_the_batch_is_refused_before_training():
         num_examples=20, batch_size=10, epochs=1, delta=1e-3, noise_multiplier=1.0
     )
     model.compile(kd.DPKerasSGDOptimizer(plan, 0.1), contrast)
-    with pytest.raises(InputError, match="loss of one example changes"):
+    with pytest.raises(InputError, match="loss must be the sum or mean"):
         model.fit(np.ones((20, 4, 4, 1), "float32"), np.zeros(20, "int64"), verbose=0)
     assert model.privacy_ledger.all_entries() == ()
 
