@@ -57,12 +57,12 @@ class _Known:
     Attributes:
         origins: trainings that its value comes from.
         digest: of the value when it was last looked at.
-        in_training: bool, True while a training of ours changes it.
+        in_training: while a training of ours may change it, the origins it has if it does.
     """
 
     origins: tuple[Origin, ...]
     digest: bytes
-    in_training: bool = False
+    in_training: tuple[Origin, ...] | None = None
 
 
 # What every value that was seen had cost by then: weights that are copied bring it along.
@@ -82,7 +82,7 @@ def observe(model: Any) -> None:
     fresh: bool | None = None
     for variable in _values(model):
         known = getattr(variable, _ATTRIBUTE, None)
-        if known is not None and known.in_training:
+        if known is not None and known.in_training is not None:
             continue
         digest = _digest(variable)
         if known is None:
@@ -101,7 +101,7 @@ def observe(model: Any) -> None:
 def origins_of(model: Any) -> tuple[Origin, ...]:
     """The trainings that a model's values come from, each once."""
     each = (getattr(v, _ATTRIBUTE, None) for v in _values(model))
-    return _union(*(known.origins for known in each if known is not None))
+    return _union(*((k.in_training or k.origins) for k in each if k is not None))
 
 
 def begin_training(model: Any, variables: Iterable[Any], origin: Origin) -> None:
@@ -114,8 +114,7 @@ def begin_training(model: Any, variables: Iterable[Any], origin: Origin) -> None
     for variable in variables:
         known = getattr(variable, _ATTRIBUTE, None)
         if known is not None:
-            known.origins = _union(known.origins, before, (origin,))
-            known.in_training = True
+            known.in_training = _union(before, (origin,))
 
 
 def settle(model: Any, origin: Origin | None = None) -> None:
@@ -127,9 +126,12 @@ def settle(model: Any, origin: Origin | None = None) -> None:
     """
     for variable in _values(model):
         known = getattr(variable, _ATTRIBUTE, None) or _Known((), b"")
-        known.digest, known.in_training = _digest(variable), False
+        digest = _digest(variable)
         if origin is not None:
             known.origins = (origin,)
+        elif known.in_training is not None and digest != known.digest:
+            known.origins = known.in_training
+        known.digest, known.in_training = digest, None
         setattr(variable, _ATTRIBUTE, known)
         _remember(variable)
 
@@ -202,8 +204,15 @@ def _origins_of_value(digest: bytes) -> tuple[Origin, ...] | None:
 
 def _remember(variable: Any) -> None:
     known = getattr(variable, _ATTRIBUTE)
+    if _is_constant(variable):  # of zeros nobody can say where they came from
+        return
     ledgers = [origin.own_ledger() for origin in known.origins]
     _SEEN[known.digest] = composed([_SEEN.get(known.digest, PrivacyLedger()), *ledgers])
+
+
+def _is_constant(variable: Any) -> bool:
+    value = keras.ops.convert_to_numpy(variable.value)
+    return bool(np.all(value == value.flat[0])) if value.size else True
 
 
 def _union(*several: tuple[Origin, ...]) -> tuple[Origin, ...]:
