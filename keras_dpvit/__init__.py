@@ -41,8 +41,8 @@ _HOME = {
     "validate": "training.validation",
 }
 _ROOMS = (
-    "datasets", "encryption", "export", "gradients", "layers", "models", "plots", "privacy",
-    "training",
+    "auditing", "datasets", "encryption", "export", "gradients", "layers", "models", "plots",
+    "privacy", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME, *_ROOMS]

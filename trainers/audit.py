@@ -3,7 +3,8 @@ r"""Audits epsilon: plants canaries in one training, or attacks one step, and bo
 One run (Steinke, Nasr, Jagielski 2023): each canary is put into the training data by a fair coin
 of its own, a model is trained by plain `model.fit`, and the program guesses the coins. The more
 guesses are right, the larger epsilon must be. --attack=step instead releases the first step many
-times with and without one record.
+times with and without one record. --attack=neighbours adds records that mechanisms stumble over to a
+data set, one by one, and compares a step of a model file's own loss and plan with and without.
 
 Exit status 0 if the lower bound does not exceed what is claimed, 1 if it does, 2 on bad input. A
 bound below the claim does not prove the claim.
@@ -14,9 +15,11 @@ Examples:
   python -m trainers.audit --dataset=fashion_mnist --score=loss --canary=mislabelled --epochs=40
   python -m trainers.audit --dataset=digits --canaries=500 --mechanism=no_noise
   python -m trainers.audit --dataset=fashion_mnist --attack=step --mechanism=as_published
+  python -m trainers.audit --dataset=digits --attack=neighbours --model=model.keras
 """
 
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -24,7 +27,7 @@ from keras_dpvit import _validate
 from keras_dpvit.attacks.canaries import KINDS
 from keras_dpvit.attacks.one_run_audit import check_guesses
 from keras_dpvit.errors import InputError
-from trainers import _audit, _cli, _flags
+from trainers import _audit, _audit_neighbours, _cli, _flags
 
 FLAGS = flags.FLAGS
 _flags.define_privacy_flags()
@@ -39,7 +42,10 @@ flags.DEFINE_enum(
     "must find it out, or it finds nothing.",
 )
 flags.DEFINE_enum(
-    "attack", "one_run", ["one_run", "step"], "Canaries in one training, or one step many times."
+    "attack",
+    "one_run",
+    ["one_run", "step", "neighbours"],
+    "Canaries in one training, one step many times, or one step with one record more.",
 )
 flags.DEFINE_integer("canaries", 1000, "Canaries that have a coin; even.")
 flags.DEFINE_enum("canary", "noise", KINDS, "Images of random pixels, or real ones mislabelled.")
@@ -49,12 +55,12 @@ flags.DEFINE_enum(
     ["gradient", "loss"],
     "gradient: white box, every noisy sum (SGD). loss: black box, first and last weights (Adam).",
 )
-flags.DEFINE_enum(
+flags.DEFINE_string(
     "model",
     "vit",
-    ["vit", "linear"],
-    "The DP-ViT for the images' size, or softmax regression on pixels, in which noise canaries "
-    "have next to nothing in common: the sharper audit.",
+    "vit: the DP-ViT for the images' size. linear: softmax regression on pixels, in which noise "
+    "canaries have next to nothing in common: the sharper audit. With --attack=neighbours a .keras "
+    "file.",
 )
 flags.DEFINE_list(
     "guesses",
@@ -89,6 +95,11 @@ def _check_flags() -> None:
             raise InputError(f"{name} must be even, got {FLAGS[name].value}.")
     if FLAGS.output is not None:
         _audit.check_output(FLAGS.output)
+    if FLAGS.attack == "neighbours":
+        _audit_neighbours.check_flags(FLAGS)
+        return
+    if FLAGS.model not in ("vit", "linear"):
+        raise InputError(f"model must be vit or linear, got {FLAGS.model!r}.")
     if FLAGS.attack == "step":
         for name in ("batch_size", "epochs", "canaries", "guesses", "score", "learning_rate"):
             if FLAGS[name].present:
@@ -120,9 +131,14 @@ def main() -> None:
     """Runs the audit and prints what it shows."""
     _check_flags()
     data = _flags.load_dataset((32, 32, 3))
-    job = _audit.Job.from_flags(FLAGS, data, _guesses())
-    _cli.start_tensorflow()
-    report = job.run()
+    report: Any
+    if FLAGS.attack == "neighbours":
+        _cli.start_tensorflow()
+        report = _audit_neighbours.run(FLAGS.model, data)
+    else:
+        job = _audit.Job.from_flags(FLAGS, data, _guesses())
+        _cli.start_tensorflow()
+        report = job.run()
     print(f"\n{report.text()}")
     sys.stdout.flush()
     if FLAGS.output is not None:

@@ -1,6 +1,7 @@
 """One record more or less, everything else equal: does it move a step by more than declared?"""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,9 @@ class Neighbours:
     @property
     def worst(self) -> tuple[str, float]:
         """Name and ratio of the record that moved the sum most."""
-        return max(self.ratios.items(), key=lambda item: item[1])
+        return max(
+            self.ratios.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1]
+        )
 
     @property
     def holds(self) -> bool:

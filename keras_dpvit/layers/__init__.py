@@ -1,7 +1,7 @@
 """Keras layers of the DP-ViT. No privacy accounting lives here.
 
 Noise in attention and normalisation is a regulariser with a published name: activations are not
-what training releases, so it earns no epsilon (design section 3).
+what training releases, so it earns no epsilon (docs/privacy.md).
 """
 
 from keras_dpvit.layers.attention import SelfAttention, ThresholdAttention

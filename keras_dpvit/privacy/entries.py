@@ -64,7 +64,7 @@ class LedgerEntry:
     Attributes:
         steps: int, noisy sums released.
         noise_multiplier: float, standard deviation of the noise over the L2 sensitivity, of
-            all that a step releases taken as one Gaussian (design section 3, item 7).
+            all that a step releases taken as one Gaussian (docs/privacy.md, item 7).
         sampling_probability: float, with which each record entered each step.
         sampling: str, how records were drawn. "poisson", or "fixed_size": batches in which a
             record enters once a pass at most, which amplify nothing.

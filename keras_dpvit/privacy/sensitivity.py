@@ -20,7 +20,7 @@ _LARGEST_NORM = 1e6
 
 
 def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]:
-    """Weights under which one record moves the sum by at most `cap` (design section 3, item 4).
+    """Weights under which one record moves the sum by at most `cap` (docs/privacy.md, item 4).
 
     Guarantee: with `g^l` the record's layer gradients, the L2 norm of the concatenation of
     `weight^l * g^l` is at most `cap`, whatever the gradient. A record any of whose norms is NaN

@@ -48,7 +48,7 @@ class Steering:
     Guarantee: none of its own. A callback that acts on a value computed from the records without
     noise makes the model depend on them in a way that no epsilon counts. Keras' own callbacks are
     known; any other gets logs that note what is read of them. What reaches a callback past its
-    logs is not seen (docs/pitfalls_steering.md).
+    logs is not seen (docs/pitfalls.md).
 
     Args:
         note: takes "invalidated_by" or "not_covered" and a line for the ledger.

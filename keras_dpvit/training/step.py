@@ -1,4 +1,4 @@
-"""The certified step (design section 3): clipped sums of a batch, noise, the optimizer's update."""
+"""The certified step (docs/privacy.md): clipped sums of a batch, noise, the optimizer's update."""
 
 import math
 from collections.abc import Callable
