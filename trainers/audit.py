@@ -3,8 +3,8 @@ r"""Audits epsilon: plants canaries in one training, or attacks one step, and bo
 One run (Steinke, Nasr, Jagielski 2023): each canary is put into the training data by a fair coin
 of its own, a model is trained by plain `model.fit`, and the program guesses the coins. The more
 guesses are right, the larger epsilon must be. --attack=step instead releases the first step many
-times with and without one record. --attack=neighbours adds records that mechanisms stumble over to a
-data set, one by one, and compares a step of a model file's own loss and plan with and without.
+times with and without one record. --attack=neighbours adds records that mechanisms stumble over to
+a data set, one by one, and compares a step of a model file's own loss and plan with and without.
 
 Exit status 0 if the lower bound does not exceed what is claimed, 1 if it does, 2 on bad input. A
 bound below the claim does not prove the claim.

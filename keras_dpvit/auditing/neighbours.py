@@ -35,9 +35,8 @@ class Neighbours:
     @property
     def worst(self) -> tuple[str, float]:
         """Name and ratio of the record that moved the sum most."""
-        return max(
-            self.ratios.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1]
-        )
+        sizes = {name: math.inf if math.isnan(r) else r for name, r in self.ratios.items()}
+        return max(sizes.items(), key=lambda item: item[1])
 
     @property
     def holds(self) -> bool:
