@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import json
 import re
 
 import numpy as np
@@ -123,15 +122,15 @@ def test_epsilon_at_another_delta(museum, monkeypatch):
         check_stated(ledger, plan)
 
 
-CANARIES = 40
+CANARIES = 60
 
 
 def check_bounds(lower_bound):
     """A lower bound is above the truth no more often than its confidence allows."""
     rng = np.random.default_rng(4)
-    coins = rng.random((400, CANARIES)) < 0.5
+    coins = rng.random((600, CANARIES)) < 0.5
     trials = [lower_bound(rng.random(CANARIES), own) for own in coins]  # the truth is 0
-    assert np.mean(np.array(trials) > 0) < 0.065  # at 95 %, and two deviations
+    assert np.mean(np.array(trials) > 0) < 0.068  # at 95 %, and two deviations
     backwards = [lower_bound(-own.astype(float), own) for own in coins[:5]]
     assert max(backwards) == 0
 
@@ -150,11 +149,3 @@ def test_audit_by_scores_that_are_anti_correlated(museum):
     assert audit(right.astype(float), right) > 1
     with museum.caught():
         check_bounds(lambda scores, coins: max(audit(scores, coins), audit(-scores, coins)))
-
-
-def test_json_of_a_statement_keeps_infinity_apart(museum):
-    """An epsilon that is infinite is not written as a number, or as none at all."""
-    plan = museum.plan(48)
-    ledger = PrivacyLedger(plan.entries(plan.steps))
-    assert "infinite" in statement.statement(ledger, 1e-5)
-    assert json.loads(json.dumps(statement.to_dict(ledger, 1e-5)))["epsilon"]["rdp"] == np.inf

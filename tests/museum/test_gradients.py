@@ -310,7 +310,18 @@ def test_frozen_and_forgotten_parameters(museum, digits, monkeypatch):
         network.get_layer("first").bias.trainable = False
         return museum.Bench(museum.plan(48, 1e3), network)
 
+    def unfrozen_later(prepared):
+        bench = build()
+        bench.model.network.get_layer("first").bias.trainable = True
+        if prepared:  # as fit does
+            bench.trainer._prepare(64)
+        bench.step, bench._traced = bench.trainer.step, None
+        return bench
+
     check_trained(build, digits)
+    check_trained(lambda: unfrozen_later(True), digits)
+    with museum.caught():
+        check_trained(lambda: unfrozen_later(False), digits)
     monkeypatch.setattr(
         "keras_dpvit.training.trainer.find_units",
         lambda model, **options: units.find_units(model, **options)[:1],
@@ -413,27 +424,25 @@ def test_shared_dropout_masks(museum, digits, monkeypatch):
         check_masks(lambda step: ours(0))
 
 
-def check_losses_of_the_model(build):
+def check_added(network, museum):
     """A loss that is no record's own is refused: its gradient would pass the noise by."""
     with pytest.raises(InputError, match="add_loss and regularizers"):
-        build()
+        museum.Bench(museum.plan(48), network)
 
 
-def test_added_losses(museum):
-    """A regularizer's gradient is added beside the noise, or clipped with every record.
+def test_added_losses(museum, monkeypatch):
+    """A regularizer's gradient is added beside the noise, or left out without a word.
 
     Seen: TF Privacy (`add_loss`, a warning in a docstring).
     """
-    check_losses_of_the_model(
-        lambda: (
-            museum.Bench(
-                museum.plan(48), museum.network(keras.layers.ActivityRegularization(l2=0.1))
-            )
-            and museum.Bench(
-                museum.plan(48),
-                museum.network(keras.layers.Dense(64, kernel_regularizer="l2", name="weighed")),
-            )
-        )
-    )
-    with pytest.raises(pytest.fail.Exception):
-        check_losses_of_the_model(museum.network)
+
+    def networks():
+        yield museum.network(keras.layers.ActivityRegularization(l2=0.1))
+        yield museum.network(keras.layers.Dense(64, kernel_regularizer="l2", name="weighed"))
+
+    for network in networks():
+        check_added(network, museum)
+    monkeypatch.setattr(dp_model.DPModel, "losses", [])
+    for network in networks():
+        with pytest.raises(pytest.fail.Exception):
+            check_added(network, museum)
