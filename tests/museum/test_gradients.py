@@ -219,7 +219,7 @@ def two_steps(museum):
 def test_divisor_from_the_batch(museum, digits, two_steps, realised_divisor, monkeypatch):
     """A mean over the records that came: its divisor tells of their number.
 
-    Seen: Opacus #571 and #819, TF Privacy's `DPModel`.
+    Seen: Opacus #571 and #819, TF Privacy's `DPModel` (read, not run).
     """
     with museum.caught():
         check_divisor(two_steps(), digits)
@@ -333,7 +333,7 @@ def test_frozen_and_forgotten_parameters(museum, digits, monkeypatch):
 def test_lora_that_is_not_counted(museum, digits, monkeypatch):
     """The rule of a plain Dense layer on one with LoRA: its two factors stay out of the norms.
 
-    Seen: adapters added after the wrapping; fastDP and private-transformers know no LoRA.
+    Seen: adapters added to layers whose hooks know the kernel and the bias alone.
     """
 
     def build():
@@ -400,7 +400,8 @@ def check_masks(outputs):
 def test_shared_dropout_masks(museum, digits, monkeypatch):
     """One dropout mask for all records, or the same in each step.
 
-    Seen: jax_privacy's Keras step, which hands back the generators' states as it found them.
+    Seen: jax_privacy's Keras step, which hands back the generators' states as it found them (read,
+    not run).
     """
     rows = np.repeat(digits[0][:1], 6, axis=0)
 

@@ -52,7 +52,7 @@ def check_effective(stddevs, norms, noise_multiplier):
 def test_noise_for_each_layer_by_its_own_norm(museum):
     """Each of K layers gets noise for its own norm: too little by the root of K.
 
-    Seen: the DP-ViT paper's equations as usually read; Opacus 1.5's users of `per_layer`.
+    Seen: the DP-ViT paper's equations as they are usually read.
     """
     clips = (0.1, 0.3)
     whole = float(np.hypot(*clips))
@@ -251,7 +251,7 @@ def check_every_step_is_taken(bench, digits):
 def test_loss_scale_that_skips_steps(museum, digits, monkeypatch):
     """A step that is skipped where a gradient is not finite: one record decides, in public.
 
-    Seen: Keras' `LossScaleOptimizer`.
+    Seen: Keras' `LossScaleOptimizer` (read, not run).
     """
     plan = museum.plan(48, noise_multiplier=1.0)
     check_every_step_is_taken(museum.Bench(plan), digits)

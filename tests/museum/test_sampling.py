@@ -33,7 +33,7 @@ def check_rates(plan):
 def test_weighted_sampler(museum, monkeypatch):
     """A sampler with class weights under an accountant that is told batch over records.
 
-    Seen: Opacus' and others' loaders, which take any sampler and keep `1 / len(loader)`.
+    Seen: loaders that take any sampler and keep one over the number of batches as their rate.
     """
     plan = museum.plan(40, batch_size=8, noise_multiplier=1.0)
     check_rates(plan)
@@ -152,7 +152,7 @@ def check_empty_step(bench, digits):
 def test_empty_sample(museum, digits, realised_divisor, monkeypatch):
     """An empty Poisson sample that is skipped, or whose mean is 0 over 0.
 
-    Seen: TF Privacy's `DPModel` (divides by the microbatches that came).
+    Seen: TF Privacy's `DPModel` (divides by the microbatches that came; read, not run).
     """
     plan = museum.plan(48, batch_size=24, noise_multiplier=1.0)
     with museum.caught():

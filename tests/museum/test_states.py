@@ -132,8 +132,7 @@ def check_loaded(path, saved, museum):
 def test_ledger_that_forgets_a_load(museum, run, monkeypatch):
     """A model that is loaded and trained on, with the epsilon of the second training alone.
 
-    Seen: TF Privacy #559 and #161 (models that cannot be saved whole); no library but ours keeps
-    the ledger in the model.
+    Seen: TF Privacy #559 and #161 (models that cannot be saved whole).
     """
     model, _, place = run
     check_loaded(place / "model.keras", model, museum)
