@@ -112,6 +112,9 @@ def _heading(ledger: Ledger, delta: float) -> str:
         f"by {accounting.accountant_version()}:"
     )
     head = textwrap.fill(lines, 80) + rows
+    large = _large_delta(ledger, delta)
+    if large:
+        head += "\n" + textwrap.fill(large, 80)
     if isinstance(ledger, ParallelLedger):
         head += "\n" + textwrap.fill(
             "The models were trained on disjoint parts of the records, each record assigned by "
@@ -125,6 +128,19 @@ def _heading(ledger: Ledger, delta: float) -> str:
             80,
         )
     return head
+
+
+def _large_delta(ledger: Ledger, delta: float) -> str:
+    """What is to be said of a delta under which a record may be published whole; else nothing."""
+    counts = [
+        e.details["num_examples"] for e in ledger.all_entries() if "num_examples" in e.details
+    ]
+    if not counts or delta * max(counts) < 1:
+        return ""
+    return (
+        f"Delta {delta:g} is not below 1 over the number of examples ({max(counts)}): a mechanism "
+        "that publishes one record as it is may have it. State epsilon at a smaller delta."
+    )
 
 
 def _training(number: int, entry: LedgerEntry, total: int) -> str:
