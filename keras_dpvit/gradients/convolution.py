@@ -1,5 +1,6 @@
 """Per-example gradients of convolutions."""
 
+import math
 from typing import Any
 
 import keras
@@ -29,6 +30,33 @@ class ConvRule(TokenRule):
             joined_tokens([_windows(layer, full_precision(call.inputs)) for call in calls]),
             joined_tokens([call.gradient for call in calls]),
         ]
+
+
+@register_rule(keras.layers.Conv1D)
+@register_rule(keras.layers.Conv2D)
+class GroupedConvRule(InstantiatedRule):
+    """Channels in groups, a convolution each: by group n, `sum_t x_(t+k)nc g_tno` for `w_kcno`."""
+
+    tap = "activation"
+    variable_names = ("_kernel", "bias")
+
+    def supports(self, layer: Any) -> bool:
+        return layer.groups > 1 and layer.data_format == "channels_last"
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        *taps, channels, filters = layer.kernel.shape
+        gradient = _places(full_precision(call.gradient))
+        windows = _windows(layer, full_precision(call.inputs))
+        places, groups = windows.shape[1], layer.groups
+        kernel = tf.einsum(
+            "btknc,btno->bkcno",
+            tf.reshape(windows, (-1, places, math.prod(taps), groups, channels)),
+            tf.reshape(gradient, (-1, places, groups, filters // groups)),
+        )
+        gradients = [tf.reshape(kernel, (-1, *taps, channels, filters))]
+        if layer.bias is not None:
+            gradients.append(tf.reduce_sum(gradient, axis=1))
+        return gradients
 
 
 @register_rule(keras.layers.DepthwiseConv1D)

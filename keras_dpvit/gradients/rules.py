@@ -145,14 +145,14 @@ def full_precision(tensor: Any) -> Any:
     return tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float32)
 
 
-_RULES: dict[Any, GradientRule] = {}
+_RULES: list[tuple[Any, GradientRule]] = []
 
 
 def register_rule(layer_type: type) -> Callable[[type[GradientRule]], type[GradientRule]]:
     """Class decorator: the rule for layers of `layer_type`."""
 
     def decorate(rule: type[GradientRule]) -> type[GradientRule]:
-        _RULES[layer_type] = rule()
+        _RULES.append((layer_type, rule()))
         return rule
 
     return decorate
@@ -167,7 +167,7 @@ def rule_for(layer: Any) -> GradientRule | None:
     """
     if getattr(layer, "lora_enabled", False) or layer.quantization_mode is not None:
         return None
-    for layer_type, rule in _RULES.items():
+    for layer_type, rule in _RULES:
         kind: Any = type(layer)
         inherits_call = issubclass(kind, layer_type) and kind.call is layer_type.call
         if inherits_call and rule.supports(layer) and _knows_all_variables(rule, layer):

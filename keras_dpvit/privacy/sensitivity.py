@@ -46,7 +46,7 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
     scale = tf.where(norms > 0.0, scale, 1.0)
     weights = tf.where(usable[:, None], factors * scale[:, None], 0.0)
     weights = tf.where(weights < _LEAST_WEIGHT, tf.zeros([], weights.dtype), weights)
-    return tf.cast(weights, tf.float32), tf.cast(norms, tf.float32)
+    return tf.cast(weights, tf.float32), tf.cast(tf.minimum(norms, tf.float32.max), tf.float32)
 
 
 class Sensitivity(abc.ABC):

@@ -111,7 +111,7 @@ def norms_of_the_gate(model, layer, x):
         return tf.reduce_sum(tf.cast(model(x), "float32") ** 2, axis=(1, 2)), None
 
     norms = PerExampleGradients(units, forward).layer_norms()
-    assert norms.dtype == tf.float32
+    assert norms.dtype == tf.float64
     return norms.numpy()[:, gate]
 
 

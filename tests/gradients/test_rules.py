@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.units import find_units
 
 PRECISIONS = [("float32", 1e-4), ("float64", 1e-10)]
 KERNEL_AND_BIAS = [("kernel", "bias"), ("kernel",), ("bias",)]
@@ -269,3 +271,39 @@ def test_an_embedding_called_twice(check):
     model = keras.Model(inputs, layer(inputs) * keras.ops.sin(layer(shifted)))
     x = np.random.default_rng(0).integers(0, 5, (3, 4)).astype("int32")
     assert len(check(model, x, 1e-4)) == 1
+
+
+@pytest.mark.parametrize("names", [None, *KERNEL_AND_BIAS])
+def test_grouped_convolutions_against_a_convolution_for_each_group(normal, at_once, names):
+    """Some processors have no gradient of a grouped convolution, so the oracle has none."""
+    for shape, layer in (
+        ((6, 5, 4), keras.layers.Conv2D(6, 3, strides=2, groups=2, padding="same")),
+        ((7, 6), keras.layers.Conv1D(3, 2, groups=3)),
+    ):
+        inputs = keras.Input(shape)
+        model = keras.Model(inputs, layer(inputs))
+        if names is not None:
+            for variable in model.trainable_variables:
+                variable.trainable = variable.name in names
+        units = find_units(model)
+        assert type(units[0].rule).__name__ == "GroupedConvRule"
+        x = normal(3, *shape)
+        convolve = tf.nn.conv2d if len(shape) == 3 else tf.nn.conv1d
+        arguments = {"strides": layer.strides, "padding": layer.padding.upper()}
+        expected = []
+        for row in x:
+            with tf.GradientTape() as tape:
+                parts = zip(
+                    tf.split(row[None], layer.groups, -1),
+                    tf.split(layer.kernel.value, layer.groups, -1),
+                    strict=True,
+                )
+                outputs = tf.concat([convolve(a, k, **arguments) for a, k in parts], -1)
+                loss = tf.reduce_sum(tf.sin(outputs + layer.bias) ** 2)
+            own = tape.gradient(loss, [v.value for v in units[0].variables])
+            expected.append([tf.convert_to_tensor(g).numpy() for g in own])
+        norms, sums = at_once(model, units, tf.constant(x), tf.ones((3, 1)))
+        squares = [[np.sum(g.astype(float) ** 2) for g in own] for own in expected]
+        np.testing.assert_allclose(norms[:, 0], np.sqrt(np.sum(squares, axis=1)), rtol=1e-4)
+        for total, each in zip(sums, zip(*expected, strict=True), strict=True):
+            np.testing.assert_allclose(total, np.sum(each, axis=0), rtol=1e-4, atol=1e-4)

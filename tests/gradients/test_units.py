@@ -9,7 +9,6 @@ from keras_dpvit.gradients.fallback import VectorizedRule
 from keras_dpvit.gradients.units import find_units
 
 FALLBACK_LAYERS = {
-    "conv2d_groups": ((6, 6, 2), lambda: keras.layers.Conv2D(4, 3, groups=2)),
     "conv_transpose": ((6, 6, 2), lambda: keras.layers.Conv2DTranspose(4, 3)),
     "einsum_dense_ellipsis": ((5, 4), lambda: keras.layers.EinsumDense("...c,cd->...d", 3)),
     # b is in all three operands: every place has a kernel of its own.
@@ -38,7 +37,7 @@ def test_other_layers_go_through_the_fallback_and_say_so(name, check, functional
 
 def test_fallback_with_some_variables_frozen(check, functional, normal, train_only):
     for name in ("kernel", "bias"):
-        model = functional((6, 6, 2), keras.layers.Conv2D(4, 3, groups=2))
+        model = functional((6, 6, 2), keras.layers.Conv2DTranspose(4, 3))
         train_only(model, name)
         (unit,) = check(model, normal(3, 6, 6, 2), 1e-4)
         assert [v.name for v in unit.variables] == [name]
