@@ -65,7 +65,7 @@ def test_flags_are_refused_before_anything(run, flag, message, tmp_path):
 
 def test_batch_larger_than_the_data(run, tmp_path):
     result = run("train", "--output_dir=out", "--batch_size=1438", cwd=tmp_path)
-    check_refused(result, "batch_size must not exceed the number of examples (1437), got 1438")
+    check_refused(result, "batch_size must not exceed the number of examples (1400), got 1438")
     assert list(tmp_path.iterdir()) == []
 
 
