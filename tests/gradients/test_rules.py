@@ -288,7 +288,6 @@ def test_grouped_convolutions_against_a_convolution_for_each_group(normal, at_on
         units = find_units(model)
         assert type(units[0].rule).__name__ == "GroupedConvRule"
         x = normal(3, *shape)
-        convolve = tf.nn.conv2d if len(shape) == 3 else tf.nn.conv1d
         arguments = {"strides": layer.strides, "padding": layer.padding.upper()}
         expected = []
         for row in x:
@@ -298,7 +297,7 @@ def test_grouped_convolutions_against_a_convolution_for_each_group(normal, at_on
                     tf.split(layer.kernel.value, layer.groups, -1),
                     strict=True,
                 )
-                outputs = tf.concat([convolve(a, k, **arguments) for a, k in parts], -1)
+                outputs = tf.concat([tf.nn.convolution(a, k, **arguments) for a, k in parts], -1)
                 loss = tf.reduce_sum(tf.sin(outputs + layer.bias) ** 2)
             own = tape.gradient(loss, [v.value for v in units[0].variables])
             expected.append([tf.convert_to_tensor(g).numpy() for g in own])
