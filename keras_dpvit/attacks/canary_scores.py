@@ -1,5 +1,6 @@
 """How much a training shows of each canary: by its loss, or by every noisy sum on the way."""
 
+import math
 from typing import Any
 
 import keras
@@ -113,7 +114,9 @@ class ClippedGradients:
             tape.watch(weights)
             sums = gradients.weighted_sums(weights)
             total = tf.add_n([tf.reduce_sum(s * d) for s, d in zip(sums, directions, strict=True)])
-        return weights * tape.gradient(total, weights), squares
+        products = weights * tape.gradient(total, weights)
+        # A step counts such a record as zero; here it tells that the training has diverged.
+        return tf.where(gradients.usable[:, None], products, math.nan), squares
 
 
 class GradientScores(keras.callbacks.Callback):
