@@ -116,6 +116,7 @@ class _Replay:
             sensitivity=FixedSensitivity(self.sensitivity),
             seed=0,
         )
+        self._source = model
         self._model = _copy(model)
         self._start = self._model.get_weights()
         self._random = any(_generators(layer) for layer in self._model._flatten_layers())
@@ -125,9 +126,12 @@ class _Replay:
         """The clipped sum of a data set, all variables in one float64 vector."""
         from keras_dpvit.training.optimizers import DPKerasSGDOptimizer
 
+        if self._random:
+            # Layers draw other numbers in every step, and steps on record enter their key: only
+            # the first step of a fresh copy is the same again.
+            self._model, self._compiled = _copy(self._source), False
         self._model.set_weights(self._start)
-        # Layers draw other numbers in every step: under the same plan, its first step is the same.
-        if self._random or not self._compiled:
+        if not self._compiled:
             self._model.compile(DPKerasSGDOptimizer(self._plan, self._rate), self._loss)
             self._compiled = True
         before = self._flat()

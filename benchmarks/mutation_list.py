@@ -1,0 +1,832 @@
+"""Faults put into the privacy code by hand, each with the tests of its room that must find it."""
+
+import dataclasses
+import hashlib
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """One fault.
+
+    Attributes:
+        file: path below `keras_dpvit`.
+        old: text that occurs once in the file.
+        new: what it is replaced with.
+        tests: files or node ids below `tests`.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The same for the same texts and tests."""
+        parts = "\0".join((self.file, self.old, self.new, *self.tests))
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """File and texts, in one line."""
+        texts = (" ".join(text.split()) for text in (self.old, self.new))
+        return f"{self.file}: " + " -> ".join(texts)
+
+
+def _of(file: str, tests: str, *faults: tuple[str, str, str]) -> list[Mutation]:
+    """Mutations of a file by (old, new, test); tests are ids in one file, or files of their own."""
+    return [
+        Mutation(file, old, new, tuple(t if "/" in t else f"{tests}::{t}" for t in test.split()))
+        for old, new, test in faults
+    ]
+
+
+_CERTIFIED = "training/test_certified_step.py"
+_BATCHES = f"{_CERTIFIED}::test_memory_chunks_change_no_result"
+_ONE_BY_ONE = f"{_CERTIFIED}::test_a_step_without_noise_is_the_sum_clipped_one_by_one[0.05-False]"
+_MOVES = "training/test_neighbours.py::test_one_record_moves_the_sum_by_at_most_the_declared_"
+_MOVES += "sensitivity"
+_CAP = "test_no_record_passes_the_cap_whatever_its_norms"
+_MEDIAN = "test_median_clipping_is_equations_9_and_10"
+_HAND = "test_epsilon_by_hand_by_both_accountants"
+_DOUBLE = "test_microbatches_double_the_sensitivity_and_so_the_noise_for_the_same_cost"
+_GAUSSIAN = "test_sum_and_count_together_are_one_gaussian"
+_TF_PRIVACY = "privacy/test_plan_and_ledger.py::test_the_sensitivity_follows_tf_privacys_update"
+_PUBLISHED = (
+    "privacy/test_schedules_and_mechanism.py::"
+    "test_a_plan_as_published_costs_infinity_and_says_what_others_would_print"
+)
+_METRICS = (
+    "training/test_private_metrics.py::"
+    "test_all_releases_of_a_step_are_one_gaussian_of_the_plans_multiplier"
+)
+
+_SENSITIVITY = _of(
+    "privacy/sensitivity.py",
+    "privacy/test_clipping_and_sampling.py",
+    ("cap * (1.0 - ROUNDING_MARGIN)", "cap * (1.0 + 1e-2)", _CAP),
+    (
+        "norms = tf.norm(factors * layer_norms, axis=-1)",
+        "norms = tf.reduce_max(factors * layer_norms, axis=-1)",
+        _CAP,
+    ),
+    (
+        "norms = tf.norm(factors * layer_norms, axis=-1)",
+        "norms = tf.reduce_sum((factors * layer_norms) ** 2, axis=-1)",
+        "test_records_below_the_cap_are_left_alone",
+    ),
+    ("tf.norm(factors * layer_norms", "tf.norm(layer_norms", _ONE_BY_ONE),
+    (
+        "tf.minimum(tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms), 1.0)",
+        "tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms)",
+        "test_records_below_the_cap_are_left_alone",
+    ),
+    ("tf.where(usable[:, None], factors * scale[:, None], 0.0)", "factors * scale[:, None]", _CAP),
+    (
+        " & tf.reduce_all(tf.math.is_finite(layer_norms), axis=-1)",
+        "",
+        _CAP,
+    ),
+    (
+        "tf.cast(norms <= state, tf.float32) - 0.5",
+        "tf.cast(norms <= state, tf.float32)",
+        f"{_MOVES}[median]",
+    ),
+    (
+        "tf.cast(norms <= state, tf.float32) - 0.5",
+        "tf.cast(norms >= state, tf.float32) - 0.5",
+        f"{_CERTIFIED}::test_the_tracked_norm_goes_to_the_median",
+    ),
+    ("tf.where(taking_part, recentred, 0.0)", "recentred", _BATCHES),
+    (
+        'if self.combine == "max" else state + self.floor',
+        'if self.combine == "max" else state',
+        "privacy/test_plan_and_ledger.py::test_caps",
+    ),
+    (
+        "stddev = max(batch_size / 20, noise_multiplier)",
+        "stddev = min(batch_size / 20, noise_multiplier)",
+        "privacy/test_plan_and_ledger.py::test_small_batches_still_have_a_split",
+    ),
+    (
+        "(2 * stddev) ** -2) ** -0.5, stddev",
+        "stddev**-2) ** -0.5, stddev",
+        f"privacy/test_schedules_and_mechanism.py::{_GAUSSIAN}",
+    ),
+    (
+        ") ** -2) ** -0.5, stddev",
+        ") ** -2) ** -0.5, stddev / 2",
+        f"privacy/test_schedules_and_mechanism.py::{_GAUSSIAN}",
+    ),
+    ("(tally + noise, global_state)", "(tally, global_state)", _TF_PRIVACY),
+    (
+        "return state + math.inf",
+        "return state + 1.0",
+        "training/test_neighbours.py::"
+        "test_a_plan_as_published_lets_one_record_move_the_sum_without_bound",
+    ),
+    ("    certified = False", "    certified = True", _PUBLISHED),
+    ("return tf.sqrt(tally)", "return tally", "training/test_budget_and_augmentation.py"),
+)
+
+_CLIPPING = _of(
+    "privacy/clipping.py",
+    "privacy/test_clipping_and_sampling.py",
+    ("ordered[:, (groups - 1) // 2]", "ordered[:, groups // 2]", _MEDIAN),
+    ("return 0.5 * (ordered", "return 1.0 * (ordered", _MEDIAN),
+    (
+        "tf.minimum(tf.math.divide_no_nan(median[:, None], norms), 1.0)",
+        "tf.math.divide_no_nan(median[:, None], norms)",
+        _MEDIAN,
+    ),
+    ("thresholds = tf.cast(clips, norms.dtype)", "thresholds = norms", f"{_MOVES}[fixed_layer]"),
+    (
+        "tf.minimum(tf.math.divide_no_nan(thresholds, norms), 1.0)",
+        "tf.math.divide_no_nan(thresholds, norms)",
+        "test_each_kind_of_factor_by_hand",
+    ),
+    ("norms.shape[-1] ** -0.5 /", "norms.shape[-1] ** -1.0 /", "test_each_kind_of_factor_by_hand"),
+    (
+        "whole = tf.norm(norms, axis=-1, keepdims=True)",
+        "whole = tf.reduce_sum(norms, axis=-1, keepdims=True)",
+        "test_each_kind_of_factor_by_hand",
+    ),
+    ("(whole + self.gamma)", "(whole - self.gamma)", "test_each_kind_of_factor_by_hand"),
+)
+
+_MECHANISM = _of(
+    "privacy/mechanism.py",
+    "privacy/test_schedules_and_mechanism.py",
+    ("return 2 if self.records_share_units", "return 1 if self.records_share_units", _DOUBLE),
+    ("self.noise_multiplier / self.units_moved", "self.noise_multiplier", _DOUBLE),
+    ("return self.units_moved * self.rule.cap(state)", "return self.rule.cap(state)", _DOUBLE),
+    ("self.split()[0] * self.rule", "self.split()[0] ** 2 * self.rule", _DOUBLE),
+    ("if self.rule.certified else 0.0", "", "test_the_event_of_a_step_is_the_mechanisms"),
+    ("self.sampling_probability, 1)", "1.0, 1)", "test_the_event_of_a_step_is_the_mechanisms"),
+    ("rest /= math.sqrt", "rest *= math.sqrt", _METRICS),
+    ("METRICS_STEP = math.sqrt(0.5)", "METRICS_STEP = 0.5", "training/test_private_metrics.py"),
+    ("return self.units_moved * METRICS_STEP", "return METRICS_STEP", _METRICS),
+    ("metrics_noise_ratio**-2", "metrics_noise_ratio**-1", _METRICS),
+)
+
+_RANDOMNESS = _of(
+    "privacy/randomness.py",
+    "privacy/test_clipping_and_sampling.py",
+    (
+        "keras_dpvit/{purpose}/{seed}",
+        "keras_dpvit/{seed}",
+        "test_keys_come_from_the_operating_system_unless_seeded",
+    ),
+    (
+        "return secrets.token_bytes(KEY_BYTES)",
+        "return bytes(KEY_BYTES)",
+        "test_keys_come_from_the_operating_system_unless_seeded",
+    ),
+    (
+        'key + step.to_bytes(8, "big")',
+        "key",
+        "test_samples_depend_on_key_and_step_alone",
+    ),
+)
+
+_SAMPLING = _of(
+    "privacy/sampling.py",
+    "privacy/test_samplers.py",
+    (
+        "generator.random(num_records) < self.sampling_probability",
+        "generator.random(num_records) < self.sampling_probability**2",
+        "privacy/test_clipping_and_sampling.py::test_poisson_sampling_draws_each_record_by_itself",
+    ),
+    (
+        "generator.random(num_records) < self",
+        "generator.random(num_records) > self",
+        "privacy/test_clipping_and_sampling.py::test_poisson_sampling_draws_each_record_by_itself",
+    ),
+    (
+        "generator.random(num_records) <",
+        "generator.random() * np.ones(num_records) <",
+        "privacy/test_clipping_and_sampling.py::test_poisson_sampling_draws_each_record_by_itself",
+    ),
+    (
+        "randomness.step_key(self._key, index)",
+        "randomness.step_key(self._key, step)",
+        "test_a_pass_has_each_record_once_at_most_in_batches_of_the_size",
+    ),
+    (
+        "randomness.step_key(self._key, index)",
+        "randomness.step_key(self._key, 0)",
+        "test_passes_differ",
+    ),
+    (
+        "divmod(step, batches)",
+        "divmod(step + 1, batches)",
+        "test_a_pass_has_each_record_once_at_most_in_batches_of_the_size",
+    ),
+    (
+        "order = generator.permutation(num_records)",
+        "order = np.arange(num_records)",
+        "test_every_record_comes_equally_often_in_every_place",
+    ),
+    (
+        "generator.integers(num_parts, size=num_records)",
+        "np.arange(num_records) % num_parts",
+        "privacy/test_clipping_and_sampling.py::test_parts_are_drawn_record_by_record",
+    ),
+)
+
+_SCHEDULES = _of(
+    "privacy/schedules.py",
+    "privacy/test_schedules_and_mechanism.py",
+    ("- max(begin, first)", "- begin", "test_parts_of_a_run_are_slices_of_the_list_of_its_steps"),
+    ("begin += count", "begin = count", "test_parts_of_a_run_are_slices_of_the_list_of_its_steps"),
+    (
+        "math.ceil(boundary * steps)",
+        "math.floor(boundary * steps)",
+        "test_each_schedule_changes_where_it_says",
+    ),
+    ("/ (stairs - 1)", "/ stairs", "test_each_schedule_changes_where_it_says"),
+)
+
+_ACCOUNTING = _of(
+    "privacy/accounting.py",
+    "privacy/test_plan_and_ledger.py",
+    ("GaussianDpEvent(noise_multiplier)", "GaussianDpEvent(noise_multiplier**2)", _HAND),
+    ("if sampling_probability < 1:", "if sampling_probability < 0:", _HAND),
+    ("SampledDpEvent(sampling_probability,", "SampledDpEvent(sampling_probability**2,", _HAND),
+    ("SelfComposedDpEvent(release, steps)", "SelfComposedDpEvent(release, steps + 1)", _HAND),
+    (
+        "if noise_multiplier == 0:",
+        "if noise_multiplier < 0:",
+        "test_no_noise_has_infinite_epsilon_and_no_steps_none",
+    ),
+    ("compute_epsilon(orders, rdp, delta)", "compute_delta(orders, rdp, delta)", _HAND),
+    ("np.array(DEFAULT_RDP_ORDERS)", "np.array(DEFAULT_RDP_ORDERS)[::-1]", _HAND),
+    (
+        "if not 0 <= number <= most",
+        "if not number <= most",
+        "privacy/test_numbers.py::test_an_accountant_that_fails_is_not_believed",
+    ),
+    (
+        "if np.isnan(rdp).any():",
+        "if False:",
+        "privacy/test_numbers.py::test_an_accountant_that_fails_is_not_believed",
+    ),
+    (
+        "compose(event).get_delta(epsilon)",
+        "compose(event).get_epsilon(epsilon)",
+        "privacy/test_schedules_and_mechanism.py::test_delta_and_epsilon_are_inverses",
+    ),
+    (
+        "RepeatAndSelectDpEvent(event, mean, shape)",
+        "RepeatAndSelectDpEvent(event, 1.0, shape)",
+        "privacy/test_tuning.py::test_the_choice_costs_what_dp_accounting_says",
+    ),
+)
+
+_ENTRIES = _of(
+    "privacy/entries.py",
+    "privacy/test_schedules_and_mechanism.py",
+    (
+        "return noise_multiplier, 1.0, self.passes",
+        "return noise_multiplier, self.sampling_probability, self.passes",
+        "test_a_pass_over_batches_of_fixed_size_costs_a_release_unamplified",
+    ),
+    (
+        "return noise_multiplier, 1.0, self.passes",
+        "return noise_multiplier, 1.0, 1",
+        "test_a_pass_over_batches_of_fixed_size_costs_a_release_unamplified",
+    ),
+    (
+        "noise_multiplier = self.noise_multiplier if self.certified else 0.0",
+        "noise_multiplier = self.noise_multiplier",
+        _PUBLISHED,
+    ),
+    (
+        "return steps * accounting.rdp_of_step(",
+        "return accounting.rdp_of_step(",
+        f"privacy/test_plan_and_ledger.py::{_HAND}",
+    ),
+    (
+        "math.ceil((missed + steps) / each)",
+        "math.ceil(steps / each)",
+        "privacy/test_releases_and_curves.py::"
+        "test_part_of_a_shuffled_stretch_never_counts_too_few_passes",
+    ),
+    (
+        "else bool(cost[2])",
+        "else False",
+        "privacy/test_numbers.py::test_what_was_released_never_costs_nothing",
+    ),
+)
+
+_LEDGER = _of(
+    "privacy/ledger.py",
+    "privacy/test_releases_and_curves.py",
+    (
+        "return max((part.epsilon(delta, accountant) for part in self.parts), default=0.0)",
+        "return min((part.epsilon(delta, accountant) for part in self.parts), default=0.0)",
+        "privacy/test_plan_and_ledger.py::"
+        "test_shared_members_compose_and_disjoint_ones_cost_the_larger",
+    ),
+    (
+        "return PrivacyLedger(_distinct(entries))",
+        "return ParallelLedger(tuple(ledgers))",
+        "privacy/test_plan_and_ledger.py::"
+        "test_shared_members_compose_and_disjoint_ones_cost_the_larger",
+    ),
+    (
+        "rdp = np.sum([",
+        "rdp = np.max([",
+        "privacy/test_plan_and_ledger.py::"
+        "test_shared_members_compose_and_disjoint_ones_cost_the_larger",
+    ),
+    (
+        " if entry.release_id else str(index)",
+        "",
+        "test_equal_stretches_of_one_schedule_all_count",
+    ),
+    (
+        "key = json.dumps(entry.to_dict(), sort_keys=True) if entry.release_id else str(index)",
+        "key = entry.release_id or str(index)",
+        "test_what_may_be_another_release_counts",
+    ),
+    (
+        "return PrivacyLedger(_distinct(entries))",
+        "return PrivacyLedger(tuple(entries))",
+        "test_a_start_that_members_share_counts_once",
+    ),
+    (
+        "return max(epsilon, _LEAST_EPSILON) if any(map(is_release, costs)) else epsilon",
+        "return epsilon",
+        "privacy/test_numbers.py::test_what_was_released_never_costs_nothing",
+    ),
+    (
+        'any(entry.sampling == "fixed_size"',
+        'all(entry.sampling == "fixed_size"',
+        "privacy/test_schedules_and_mechanism.py::test_adjacency_is_that_of_the_weakest_sampling",
+    ),
+    (
+        'if a == "rdp" or not selections(ledger))',
+        ")",
+        "privacy/test_tuning.py::test_pld_is_not_available_for_a_choice",
+    ),
+    (
+        "return max((part.delta(epsilon, accountant) for part in self.parts), default=0.0)",
+        "return min((part.delta(epsilon, accountant) for part in self.parts), default=0.0)",
+        "privacy/test_plan_and_ledger.py",
+    ),
+)
+
+_PLAN = _of(
+    "privacy/plan.py",
+    "privacy/test_schedules_and_mechanism.py",
+    (
+        "return math.ceil(epochs * num_examples / batch_size)",
+        "return math.floor(epochs * num_examples / batch_size)",
+        "privacy/test_plan_and_ledger.py::test_epsilon_is_that_of_tf_privacy",
+    ),
+    (
+        "return self.batch_size / self.num_examples",
+        "return (self.batch_size / self.num_examples) ** 2",
+        "privacy/test_plan_and_ledger.py::test_epsilon_is_that_of_tf_privacy",
+    ),
+    ("self.batch_size // self.microbatch_size", "self.batch_size", _DOUBLE),
+    (
+        'self.sampling_probability if self.sampling == "poisson" else 1.0,',
+        "self.sampling_probability,",
+        "test_the_mechanism_of_a_step_is_what_the_ledger_enters",
+    ),
+    (
+        "noise_multiplier=self.noise_multiplier * factor,",
+        "noise_multiplier=self.noise_multiplier,",
+        "test_a_scheduled_run_costs_its_steps_one_by_one",
+    ),
+    (
+        " / plan._mechanism(1.0).units_moved",
+        "",
+        "test_calibration_meets_its_target_for_every_kind_of_plan",
+    ),
+    (
+        "SelfComposedDpEvent(once, compositions)",
+        "SelfComposedDpEvent(once, 1)",
+        "test_calibration_meets_its_target_for_every_kind_of_plan "
+        "privacy/test_plan_and_ledger.py::test_calibration_never_overshoots_and_wastes_little",
+    ),
+    ("certified=self.sensitivity.certified,", "certified=True,", _PUBLISHED),
+    (
+        "math.ceil(last / each) - first_step // each",
+        "math.ceil(steps / each)",
+        "test_no_pass_that_was_touched_goes_uncounted",
+    ),
+    ("self._mechanism(factor).event_noise_multiplier,", "self.noise_multiplier * factor,", _DOUBLE),
+)
+
+_WORDS = _of(
+    "privacy/statement.py",
+    "privacy/test_plan_and_ledger.py",
+    (
+        "math.ceil(epsilon * 1000 - 1e-9) / 1000",
+        "math.floor(epsilon * 1000) / 1000",
+        "test_a_printed_epsilon_is_still_a_bound",
+    ),
+    (
+        "return list(dict.fromkeys([*lines, *standing]))",
+        "return list(dict.fromkeys(standing))",
+        "test_statement_says_what_was_done_and_what_was_not",
+    ),
+)
+
+_TUNING = _of(
+    "privacy/tuning.py",
+    "privacy/test_tuning.py",
+    ("probability *= ratio(number)", "pass", "test_numbers_of_runs_follow_their_distribution"),
+    ("going_on * (k + shape) / (k + 1)", "going_on * k / (k + 1)", "test_numbers_of_runs_follow_"
+     "their_distribution"),
+    ("mean_at(middle) > mean else", "mean_at(middle) < mean else", "test_the_mean_is_the_one_"
+     "that_is_paid_for"),
+    ("score > self._best_score:", "score < self._best_score:", "test_the_best_of_all_trials_is_"
+     "given_and_counted_once"),
+    ("if self._costs not in (None, costs):", "if False:", "test_what_the_price_does_not_cover_is_"
+     "refused"),
+)  # fmt: skip
+
+_TF_PRIVACY_FILE = _of(
+    "privacy/tf_privacy.py",
+    "privacy/test_plan_and_ledger.py",
+    ("below_estimate_stddev=0.0", "below_estimate_stddev=1.0", _TF_PRIVACY),
+    ("geometric_update=True", "geometric_update=False", _TF_PRIVACY),
+)
+
+_RULES = "gradients/test_rules.py"
+_KERNELS = [
+    *_of(
+        "gradients/kernels.py",
+        "gradients/test_norm_bounds.py",
+        (
+            "tf.square(tf.cast(_flat(rows), tf.float64))",
+            "tf.cast(tf.square(_flat(rows)), tf.float64)",
+            "gradients/test_norm_bounds.py",
+        ),
+        ("rows.dtype) * rows", "rows.dtype) ** 2 * rows", "gradients/test_kernels.py"),
+        (
+            "weights = tf.cast(weights, rows.dtype)[None]",
+            "weights = tf.ones_like(tf.cast(weights, rows.dtype))[None]",
+            "gradients/test_kernels.py",
+        ),
+    ),
+    *_of(
+        "gradients/tokens.py",
+        "gradients/test_norm_bounds.py",
+        (
+            "norms, kept = [*norms, kernels.squared_norms(factors[-1])], [*kept, factors[-1]]",
+            "kept = [*kept, factors[-1]]",
+            f"{_RULES}::test_dense",
+        ),
+        (
+            "norms, kept = [*norms, found.sum_norms], [*kept, found.sums]",
+            "kept = [*kept, found.sums]",
+            f"{_RULES}::test_dense",
+        ),
+        (
+            "return tf.maximum(norms, 0.0) + added",
+            "return tf.maximum(norms, 0.0)",
+            "test_norms_of_cancelling_tokens_bound_what_is_summed",
+        ),
+        (
+            "x, g = (tf.cast(tensor, tf.float64)",
+            "x, g = (tf.cast(tensor, tf.float32)",
+            "gradients/test_norm_bounds.py",
+        ),
+        (
+            "norms = tf.reduce_sum(x_pairs * g_pairs, axis=(1, 2))",
+            "norms = tf.linalg.trace(x_pairs * g_pairs)",
+            "gradients/test_kernels.py",
+        ),
+        (
+            "norms = kernels.squared_norms(inputs) * kernels.squared_norms(gradients)",
+            "norms = kernels.squared_norms(inputs) + kernels.squared_norms(gradients)",
+            "gradients/test_kernels.py",
+        ),
+        (
+            "tf.reduce_sum(joined_tokens([tensor]), axis=1)",
+            "tf.reduce_mean(joined_tokens([tensor]), axis=1)",
+            f"{_RULES}::test_dense",
+        ),
+    ),
+    *_of(
+        "gradients/dense.py",
+        "gradients/test_oracle.py",
+        (
+            "[call.gradient for call in calls]",
+            "[calls[0].gradient for call in calls]",
+            "test_a_layer_called_twice_adds_its_gradients_before_the_norm",
+        ),
+        (
+            "[call.inputs for call in calls]",
+            "[calls[0].inputs for call in calls]",
+            "test_a_layer_called_twice_adds_its_gradients_before_the_norm",
+        ),
+    ),
+    *_of(
+        "gradients/einsum.py",
+        _RULES,
+        (
+            "return tf.transpose(kernel, [found.index(letter) for letter in equation.kernel])",
+            "return tf.reshape(kernel, layer.kernel.shape)",
+            "test_einsum_dense",
+        ),
+        ("not misread", "True", "test_einsum_dense"),
+        ("axis=[*range(1, first), *lacking]", "axis=[*range(1, first)]", "test_einsum_dense"),
+    ),
+    *_of(
+        "gradients/embedding.py",
+        _RULES,
+        (
+            "tf.one_hot(tf.argmax(same, axis=2), places, dtype=gradients.dtype)",
+            "tf.eye(places, batch_shape=[tf.shape(rows)[0]], dtype=gradients.dtype)",
+            "test_embedding",
+        ),
+        (
+            "tf.where(index < 0, index + layer.input_dim, index)",
+            "tf.maximum(index, 0)",
+            "test_embedding",
+        ),
+    ),
+]
+
+_LAYERS = [
+    *_of(
+        "gradients/convolution.py",
+        _RULES,
+        (
+            "layer.dilation_rate[0] * (layer.kernel_size[0] - 1)",
+            "layer.kernel_size[0] - 1",
+            "test_conv1d",
+        ),
+        (
+            "gradients.append(tf.reduce_sum(gradient, axis=1))",
+            "gradients.append(tf.reduce_mean(gradient, axis=1))",
+            "test_depthwise_conv1d",
+        ),
+        (
+            "for x in windows], axis=1)",
+            "for x in windows[::-1]], axis=1)",
+            "gradients/test_oracle.py::test_token_depthwise_convolution",
+        ),
+        ("return layer.groups == 1 and", "return", "test_conv2d"),
+    ),
+    *_of(
+        "gradients/normalization.py",
+        _RULES,
+        (
+            "tf.reduce_sum(gradient * normalized, axis=between)",
+            "tf.reduce_sum(gradient, axis=between)",
+            "test_layer_normalization",
+        ),
+        (
+            "normalized = (inputs - mean) * tf",
+            "normalized = inputs * tf",
+            "test_layer_normalization",
+        ),
+        (
+            "if axis != grouped.shape.rank - 2]",
+            "if axis != grouped.shape.rank - 1]",
+            "test_group_normalization",
+        ),
+        (
+            'return only_last and not getattr(layer, "rms_scaling", False)',
+            "return only_last",
+            "test_layer_normalization",
+        ),
+    ),
+    *_of(
+        "gradients/position.py",
+        "gradients/test_position_rule.py",
+        (
+            " - tf.reduce_sum(gradient * content, axis=(2, 3))",
+            "",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+        (
+            "-both * (1.0 - content)",
+            "both * (1.0 - content)",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+        (
+            'encodings - tf.einsum("hik,ikc->hic", place, encodings)[:, :, None, :]',
+            "tf.broadcast_to(encodings, [place.shape[0], *encodings.shape])",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+    ),
+]
+
+_ORACLE = "gradients/test_oracle.py"
+_MODEL = [
+    *_of(
+        "gradients/per_example.py",
+        _ORACLE,
+        (
+            "tf.sqrt(tf.stack(squares, axis=1))",
+            "tf.stack(squares, axis=1)",
+            "test_whole_model",
+        ),
+        (
+            "self.usable &= tf.math.is_finite(self.losses)",
+            "pass",
+            f"{_ORACLE}::test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums "
+            "training/test_bad_records.py",
+        ),
+        (
+            "[_rows_or_zeros(t, self._finite) for t in k]",
+            "[t for t in k]",
+            "test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums",
+        ),
+        (
+            "tf.reduce_all(tf.math.is_finite(self._norms), axis=1)",
+            "tf.reduce_any(tf.math.is_finite(self._norms), axis=1)",
+            "test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums",
+        ),
+        ("scale * tf.reduce_sum(counted)", "scale * tf.reduce_mean(counted)", "test_whole_model"),
+        ("squares[index] = norm", "squares[members[0]] = norm", "gradients/test_joint.py"),
+        (
+            "usable &= tf.reduce_all(tf.math.is_finite(flat), axis=1)",
+            "pass",
+            "training/test_bad_records.py::test_a_nan_in_one_microbatch_leaves_the_others",
+        ),
+        (
+            "(-1, rows, *leaf.shape[1:]))[:, index]",
+            "(-1, rows, *leaf.shape[1:]))[:, 0]",
+            "training/test_neighbours.py::test_a_microbatch_is_clipped_as_the_mean_of_its_records",
+        ),
+    ),
+    *_of(
+        "gradients/joint.py",
+        "gradients/test_joint.py",
+        (
+            "norms[index] += kernels.squared_norms(bias)",
+            "pass",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+        (
+            "kernels.weighted_sum(bias, weights[index])",
+            "kernels.weighted_sum(bias, weights[0])",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+        (
+            "tf.stack(weights, axis=1)",
+            "tf.stack(weights[::-1], axis=1)",
+            "test_norms_and_sums_are_those_of_single_records",
+        ),
+    ),
+    *_of(
+        "gradients/rules.py",
+        "gradients/test_units.py",
+        (
+            "tf.add_n([kernels.squared_norms(g) for g in factors])",
+            "kernels.squared_norms(factors[0])",
+            f"{_RULES}::test_layer_normalization",
+        ),
+        (
+            " and kind.call is layer_type.call",
+            "",
+            "test_a_subclass_with_its_own_call_is_not_served_by_its_bases_rule",
+        ),
+        (
+            'getattr(layer, "lora_enabled", False) or ',
+            "",
+            "test_lora_goes_through_the_fallback",
+        ),
+        (
+            "return all(id(v) in known for v in layer.trainable_variables)",
+            "return True",
+            "test_a_subclass_with_another_variable_is_not_served_by_its_bases_rule",
+        ),
+        (
+            "return variable.trainable and",
+            "return",
+            f"{_ORACLE}::test_own_layers_whose_variables_are_frozen_in_part",
+        ),
+    ),
+    *_of(
+        "gradients/recording.py",
+        "gradients/test_units.py",
+        ("if record.output is None:", "if True:", f"{_RULES}::test_dense"),
+        (
+            "for records in (2, 3):",
+            "for records in (2,):",
+            "test_a_table_of_places_is_served_by_the_layer_around_it",
+        ),
+    ),
+    *_of(
+        "gradients/fallback.py",
+        "gradients/test_units.py",
+        (
+            "output_gradients=gradient[None],",
+            "",
+            "test_other_layers_go_through_the_fallback_and_say_so",
+        ),
+    ),
+    *_of(
+        "gradients/units.py",
+        "gradients/test_units.py",
+        (
+            "if isinstance(layer, keras.layers.BatchNormalization):",
+            "if False:",
+            "test_batch_normalization_is_refused",
+        ),
+        (
+            "if draws_random_numbers(layer):",
+            "if False:",
+            "test_random_layers_without_a_rule_are_refused",
+        ),
+        ("if id(variable) in owner:", "if False:", "test_a_variable_of_two_layers_is_refused"),
+    ),
+    *_of(
+        "gradients/randomness.py",
+        "training/test_layer_randomness.py",
+        (
+            "elif isinstance(value, (list, tuple, set, frozenset)):",
+            "elif isinstance(value, (list, tuple)):",
+            "test_generators_are_found_wherever_a_layer_keeps_them",
+        ),
+        (
+            "elif isinstance(value, dict):",
+            "elif False:",
+            "test_generators_are_found_wherever_a_layer_keeps_them",
+        ),
+    ),
+]
+
+_STEP = _of(
+    "training/step.py",
+    _CERTIFIED,
+    (
+        "taking_part = tf.range(i * size, (i + 1) * size) < units",
+        "taking_part = tf.ones([size], tf.bool)",
+        _BATCHES,
+    ),
+    ("sums + more,", "more,", _BATCHES),
+    ("tally + more_tally,", "more_tally,", _BATCHES),
+    ("clipping.factors(norms), cap)", "tf.ones_like(norms), cap)", _ONE_BY_ONE),
+    (
+        "            1.0 / self._unit_size,\n",
+        "            1.0,\n",
+        "training/test_neighbours.py::test_augmented_copies_are_averaged_before_clipping",
+    ),
+    (
+        "seed = tf.random.experimental.stateless_fold_in(noise_key, step)",
+        "seed = noise_key",
+        "test_noise_is_never_drawn_twice",
+    ),
+    (
+        "stddev * normals[1 : size + 1]",
+        "normals[1 : size + 1]",
+        "test_the_noise_has_the_declared_standard_deviation",
+    ),
+    (
+        "normals[1 : size + 1]) / plan.num_microbatches",
+        "normals[1 : size + 1]) / plan.num_examples",
+        "test_noise_is_never_drawn_twice",
+    ),
+    (
+        "count_stddev * normals[0], plan",
+        "0.0 * normals[0], plan",
+        "test_the_count_that_moves_the_sensitivity_is_noised_as_declared",
+    ),
+    (
+        "tf.constant([mechanism.split()[1] for",
+        "tf.constant([mechanism.split()[0] for",
+        "test_the_count_that_moves_the_sensitivity_is_noised_as_declared",
+    ),
+    (
+        'side="right"',
+        'side="left"',
+        "training/test_budget_and_augmentation.py",
+    ),
+    (
+        "sums[size:] + metrics_stddev * normals[size + 1 :]",
+        "sums[size:]",
+        "training/test_private_metrics.py::test_noise_on_the_metrics_is_what_the_mechanism_says",
+    ),
+    (
+        "tf.norm(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)",
+        "tf.reduce_max(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)",
+        f"{_MOVES}[median_by_block]",
+    ),
+    (
+        "return shared if shared > 1 else self._rows_per_unit",
+        "return self._rows_per_unit",
+        "training/test_neighbours.py::test_a_microbatch_is_clipped_as_the_mean_of_its_records",
+    ),
+    (
+        "clipped = tf.where(gradients.usable, clipped, 0.0)",
+        "clipped = clipped + 0.0",
+        "training/test_bad_records.py",
+    ),
+)
+
+MUTATIONS = [
+    *_SENSITIVITY, *_CLIPPING, *_MECHANISM, *_RANDOMNESS, *_SAMPLING, *_SCHEDULES, *_ACCOUNTING,
+    *_ENTRIES, *_LEDGER, *_PLAN, *_WORDS, *_TUNING, *_TF_PRIVACY_FILE, *_KERNELS, *_LAYERS, *_MODEL,
+    *_STEP,
+]  # fmt: skip
