@@ -12,7 +12,7 @@ from keras_dpvit.gradients.rules import (
     full_precision,
     register_rule,
 )
-from keras_dpvit.gradients.tokens import TokenRule, joined_tokens
+from keras_dpvit.gradients.tokens import TokenRule, bias_gradients, joined_tokens
 from keras_dpvit.layers.convolution import TokenDepthwiseConv
 
 
@@ -55,7 +55,7 @@ class GroupedConvRule(InstantiatedRule):
         )
         gradients = [tf.reshape(kernel, (-1, *taps, channels, filters))]
         if layer.bias is not None:
-            gradients.append(tf.reduce_sum(gradient, axis=1))
+            gradients.append(bias_gradients([call.gradient]))
         return gradients
 
 

@@ -67,6 +67,16 @@ def test_records_below_the_cap_are_left_alone():
     np.testing.assert_allclose(clipped, [0.5, 5.0])
 
 
+def test_each_kind_of_factor_by_hand():
+    layer_norms = tf.constant([[3.0, 4.0], [0.0, 0.5]], tf.float64)
+    each = kd.FixedLayerClipping((1.0, 8.0)).factors(layer_norms).numpy()
+    np.testing.assert_allclose(each, [[1 / 3, 1], [1, 1]])
+    whole = kd.AutomaticClipping(gamma=0.5).factors(layer_norms).numpy()
+    np.testing.assert_allclose(whole, [[1 / 5.5, 1 / 5.5], [1, 1]])
+    by_layer = kd.AutomaticClipping(gamma=0.5, layerwise=True).factors(layer_norms).numpy()
+    np.testing.assert_allclose(by_layer, 0.5**0.5 * np.array([[1 / 3.5, 1 / 4.5], [2, 1]]))
+
+
 def test_names_are_read_back():
     assert clipping_from_dict({"name": "flat"}) == kd.FlatClipping()
     for read in (clipping_from_dict, sensitivity_from_dict):

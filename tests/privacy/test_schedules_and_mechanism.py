@@ -177,6 +177,17 @@ def test_sum_and_count_together_are_one_gaussian(noise_multiplier, size, stddev)
     )
 
 
+def test_the_event_of_a_step_is_the_mechanisms():
+    plan = a_plan(noise_multiplier=1.7)
+    expected = dp_accounting.PoissonSampledDpEvent(
+        plan.sampling_probability, dp_accounting.GaussianDpEvent(1.7)
+    )
+    assert plan.mechanism().event() == dp_accounting.SelfComposedDpEvent(expected, 1)
+    assert plan.sampling_probability < 1
+    published = dataclasses.replace(plan.mechanism(), rule=PublishedSensitivity())
+    assert published.event() == dp_accounting.NonPrivateDpEvent()
+
+
 def test_the_mechanism_of_a_step_is_what_the_ledger_enters():
     plan = a_plan(noise_schedule=kd.LinearNoise(2.0, 0.5, 4), microbatch_size=2)
     spent = rdp_epsilon([plan.mechanism(step).event() for step in range(plan.steps)])
