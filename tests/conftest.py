@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -21,6 +22,14 @@ def trainings_may_repeat_noise():
 
     with randomness.repeatable():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_weights_were_seen_before(monkeypatch):
+    """Tests of one process start from equal seeds; what one enters of their weights is its own."""
+    provenance = sys.modules.get("keras_dpvit.models.provenance")
+    if provenance is not None:
+        monkeypatch.setattr(provenance, "_SEEN", {})
 
 
 @pytest.fixture
