@@ -87,15 +87,16 @@ class PerExampleGradients:
         Returns:
             tensors in the order of `unit.variables`, unit by unit.
         """
-
-        def cleaned() -> list[Any]:
-            return self._sums([[_rows_or_zeros(t, self._finite) for t in k] for k in self._kept], w)
-
         w = tf.unstack(tf.where(self.usable[:, None], weights, 0.0), len(self._units), axis=1)
-        # A pass over all gradients, seldom needed: for finite ones a weight of 0 is enough.
-        return list(
-            tf.cond(tf.reduce_all(self._finite), lambda: self._sums(self._kept, w), cleaned)
+        tensors = list({id(t): t for kept in self._kept for t in kept}.values())
+        # A pass over all factors, seldom needed: for finite ones a weight of 0 is enough.
+        sound = tf.cond(
+            tf.reduce_all(self._finite),
+            lambda: tensors,
+            lambda: [_rows_or_zeros(t, self._finite) for t in tensors],
         )
+        by_id = {id(t): own for t, own in zip(tensors, sound, strict=True)}
+        return self._sums([[by_id[id(t)] for t in kept] for kept in self._kept], w)
 
     def _sums(self, kept: list[list[Any]], columns: list[Any]) -> list[Any]:
         sums = [[tf.zeros(v.shape, self.losses.dtype) for v in u.variables] for u in self._units]

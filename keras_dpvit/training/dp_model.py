@@ -8,6 +8,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.units import find_units
 from keras_dpvit.models.private_training import PrivatelyTrainable
 from keras_dpvit.models.trainable import choose_trainable
+from keras_dpvit.training.recipe import once_for_each_recipe
 from keras_dpvit.training.validation import validate
 
 
@@ -93,7 +94,7 @@ def make_private(model: Any, trainable: str = "all") -> DPModel:
     choose_trainable(model, trainable)
     try:
         find_units(model)
-        validate(model)
+        once_for_each_recipe(lambda: validate(model), model)
     except InputError:
         choose_trainable(model, "all")
         raise

@@ -25,6 +25,7 @@ from keras_dpvit.training.guard import Guard
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
+from keras_dpvit.training.recipe import once_for_each_recipe
 from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import CertifiedStep
@@ -270,13 +271,19 @@ class PrivateTrainer:
         """Checks that examples are independent, once for what is trained as it is."""
         layers = self._model._flatten_layers()
         what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
-        if what != self._validated:
+        if what == self._validated:
+            return
+        # What one record holds must not decide: its numbers are tried only if they are sound.
+        sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
+        images = np.where(sound, images, images.dtype.type(0))
+
+        def check() -> None:
             self._check_loss(labels)
-            # What one record holds must not decide: its numbers are tried only if they are sound.
-            sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
-            images = np.where(sound, images, images.dtype.type(0))
             validate(self._model, self._losses, labels, images)
-            self._validated = what
+
+        kinds = [f"{array.dtype} {array.shape[1:]}" for array in (images, labels)]
+        once_for_each_recipe(check, self._model, self._model.loss, *kinds)
+        self._validated = what
 
     def _check_loss(self, labels: np.ndarray) -> None:
         """Tries the loss on labels like the first record's, and outputs drawn by chance."""

@@ -1,0 +1,90 @@
+"""What a model is made of, where nothing but its settings decides how it treats its rows."""
+
+import json
+import re
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+_OURS = ("keras.", "keras_dpvit.")
+_COUNTED = re.compile(r'"name": "([a-z0-9_]+_\d+)"')
+_QUOTED = re.compile(r'"([a-z0-9_]+_\d+)"')
+
+
+_DONE: set[str] = set()  # recipes that a check has passed
+
+
+def once_for_each_recipe(check: Callable[[], None], model: Any, *others: Any) -> None:
+    """Makes a check of a model, once a process where only settings decide what it finds.
+
+    Args:
+        check: raises where the model fails it.
+        model: see `recipe_of`.
+        *others: see `recipe_of`.
+    """
+    recipe = recipe_of(model, *others)
+    if recipe is not None and recipe in _DONE:
+        return
+    check()
+    if recipe is not None:
+        _DONE.add(recipe)
+
+
+def recipe_of(model: Any, *others: Any) -> str | None:
+    """All settings of a model as text: models of equal recipes treat their rows in the same way.
+
+    Args:
+        model: a built Keras model.
+        *others: what is used along with it: a loss or None, types of labels and images.
+
+    Returns:
+        None where somebody else's code is in the model or a loss, which may have any state, or a
+        setting has no text.
+    """
+    layers = [model, *model._flatten_layers(include_self=False)]
+    if not all(map(_is_known, (*layers, *others))):
+        return None
+    flags = [(layer.trainable, layer.dtype_policy.name) for layer in layers]
+    try:
+        # Of the layers too: a model of a class of its own may tell little in its settings.
+        content = [keras.saving.serialize_keras_object(part) for part in (*layers, *others)]
+        for part in content:
+            if isinstance(part, dict):
+                part.pop("compile_config", None)
+        text = json.dumps([content, flags, model.input_shape, model.output_shape])
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+    return _without_counts(text) if _names_known_parts_alone(content) else None
+
+
+def _without_counts(text: str) -> str:
+    """The text with names that Keras numbers ("dense_12") numbered from the model's beginning."""
+    places: dict[str, int] = {}
+    for name in _COUNTED.findall(text):
+        places.setdefault(name, len(places))
+    return _QUOTED.sub(lambda m: f'"layer {places[m[1]]}"' if m[1] in places else m[0], text)
+
+
+def _is_known(part: Any) -> bool:
+    """Whether a part's code is Keras' or this package's, the functions that it holds too."""
+    if part is None or isinstance(part, str):
+        return True
+    functions = [v for v in vars(part).values() if isinstance(v, types.FunctionType)]
+    codes = [part if isinstance(part, types.FunctionType) else type(part), *functions]
+    return "call" not in vars(part) and all(
+        f"{code.__module__}.".startswith(_OURS) for code in codes
+    )
+
+
+def _names_known_parts_alone(content: Any) -> bool:
+    if isinstance(content, list):
+        return all(map(_names_known_parts_alone, content))
+    if not isinstance(content, dict):
+        return True
+    if "class_name" in content:
+        module = f"{content.get('module')}."
+        if not module.startswith(_OURS) or content["class_name"] == "Lambda":
+            return False
+    return all(map(_names_known_parts_alone, content.values()))
