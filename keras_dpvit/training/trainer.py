@@ -196,6 +196,7 @@ class PrivateTrainer:
         self._look_for_statistics()
         metrics = metric_sums(private_metrics, self.plan, self._model, labels)
         self._prepare(physical_batch_size, augmentation, metrics)
+        self._build_shown_metrics(labels)
         guard = Guard(self, epochs)
         if checkpoint_dir is not None and self._external:
             raise InputError(
@@ -350,6 +351,13 @@ class PrivateTrainer:
         self._optimizer.build(self._model.trainable_variables)
         self._model.train_function = None  # traced for another step
         self._prepared = wanted
+
+    def _build_shown_metrics(self, labels: np.ndarray) -> None:
+        """Makes the variables of the compiled metrics: made in a traced step, they have it traced
+        twice."""
+        metrics = self._model._compile_metrics
+        if metrics is not None and not metrics.built:
+            metrics.build(labels[:1], np.zeros((1, *self._model.output_shape[1:]), "float32"))
 
     def _enter_steps(self) -> None:
         """Moves the steps so far to the model's past ledger, as they were released."""
