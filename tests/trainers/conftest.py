@@ -1,6 +1,7 @@
 """Running the programs as a user types them, and data for them to read."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import struct
@@ -15,11 +16,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def run():
-    """Runs `python -m trainers.PROGRAM FLAGS...` from a directory."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def environment():
+    """What a program's process has around it."""
+    found = {**os.environ, "PYTHONPATH": str(ROOT)}
     # The programs quieten TensorFlow themselves; what a developer has set shall not help them.
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    found.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    return found
+
+
+@pytest.fixture(scope="session")
+def run_by_itself(environment):
+    """Runs `python -m trainers.PROGRAM FLAGS...` from a directory, in a process of its own."""
 
     def run_program(program, *flags, cwd):
         return subprocess.run(
@@ -32,6 +39,34 @@ def run():
         )
 
     return run_program
+
+
+@pytest.fixture(scope="session")
+def run(environment, tmp_path_factory):
+    """As `run_by_itself`, in a fork of a process that has imported TensorFlow already."""
+    server = subprocess.Popen(
+        [sys.executable, pathlib.Path(__file__).with_name("program_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    output = tmp_path_factory.mktemp("programs")
+
+    def run_program(program, *flags, cwd):
+        files = {name: str(output / name) for name in ("stdout", "stderr")}
+        request = {"module": f"trainers.{program}", "flags": list(map(str, flags))}
+        request |= {"cwd": str(cwd), "env": environment, **files}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        texts = [pathlib.Path(file).read_text() for file in files.values()]
+        return subprocess.CompletedProcess(request["flags"], status, *texts)
+
+    yield run_program
+    server.stdin.close()
+    server.wait(30)
 
 
 @pytest.fixture(scope="session")
