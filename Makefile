@@ -25,7 +25,7 @@ demo: $(VENV)/.demo-installed
 		--output_dir=savedmodels/demo
 
 test: $(VENV)/.test-installed data
-	$(PY) -m pytest -n auto
+	$(PY) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .

@@ -637,8 +637,8 @@ _MODEL = [
             "training/test_bad_records.py",
         ),
         (
-            "[_rows_or_zeros(t, self._finite) for t in k]",
-            "[t for t in k]",
+            "[_rows_or_zeros(t, self._finite) for t in tensors]",
+            "tensors",
             "test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums",
         ),
         (

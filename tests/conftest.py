@@ -25,11 +25,11 @@ def trainings_may_repeat_noise():
 
 
 @pytest.fixture(autouse=True)
-def no_weights_were_seen_before(monkeypatch):
-    """Tests of one process start from equal seeds; what one enters of their weights is its own."""
+def weights_seen_are_forgotten(monkeypatch):
+    """Tests start from equal seeds: what one says of their weights is not said of the next's."""
     provenance = sys.modules.get("keras_dpvit.models.provenance")
     if provenance is not None:
-        monkeypatch.setattr(provenance, "_SEEN", {})
+        monkeypatch.setattr(provenance, "_SEEN", dict(provenance._SEEN))
 
 
 @pytest.fixture

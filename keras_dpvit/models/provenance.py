@@ -206,6 +206,8 @@ def _remember(variable: Any) -> None:
     known = getattr(variable, _ATTRIBUTE)
     if _is_constant(variable):  # of zeros nobody can say where they came from
         return
+    if known.origins == (_NOT_FRESH,):  # said of a network: a fresh one may have started alike
+        return
     ledgers = [origin.own_ledger() for origin in known.origins]
     _SEEN[known.digest] = composed([_SEEN.get(known.digest, PrivacyLedger()), *ledgers])
 

@@ -56,9 +56,10 @@ def run_and_end(module):
 
 if __name__ == "__main__":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # as the programs have it
+    import tensorflow as tf
+
     import keras_dpvit.models.classifier
     import keras_dpvit.training.trainer  # noqa: F401
-    import tensorflow as tf
 
     tf.config.list_physical_devices()  # which is not silent
     found = next_request()

@@ -33,11 +33,11 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def first(run, place):
+def first(run_by_itself, place):
     """Two members on the digits."""
     flags = ("--dataset=digits", "--epsilon=8", "--delta=1e-4", "--members=2", "--epochs=2",
              "--seed=271828")  # fmt: skip
-    result = run("train", *flags, "--output_dir=out/digits", cwd=place)
+    result = run_by_itself("train", *flags, "--output_dir=out/digits", cwd=place)
     assert result.returncode == 0, result.stderr
     return result
 
