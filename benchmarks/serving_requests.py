@@ -82,7 +82,7 @@ class Connection:
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
         self._path = parts.path
-        self._http = http.client.HTTPConnection(parts.netloc, timeout=60)
+        self._http = http.client.HTTPConnection(parts.netloc, timeout=300)
 
     def __enter__(self) -> "Connection":
         return self
