@@ -139,7 +139,11 @@ _CLIPPING = _of(
         "tf.math.divide_no_nan(median[:, None], norms)",
         _MEDIAN,
     ),
-    ("thresholds = tf.cast(clips, norms.dtype)", "thresholds = norms", f"{_MOVES}[fixed_layer]"),
+    (
+        "thresholds = tf.cast(clips, norms.dtype)",
+        "thresholds = norms",
+        "test_each_kind_of_factor_by_hand",
+    ),
     (
         "tf.minimum(tf.math.divide_no_nan(thresholds, norms), 1.0)",
         "tf.math.divide_no_nan(thresholds, norms)",
@@ -343,7 +347,7 @@ _LEDGER = _of(
     (
         " if entry.release_id else str(index)",
         "",
-        "test_equal_stretches_of_one_schedule_all_count",
+        "test_equal_releases_without_an_id_all_count",
     ),
     (
         "key = json.dumps(entry.to_dict(), sort_keys=True) if entry.release_id else str(index)",
@@ -535,7 +539,7 @@ _KERNELS = [
             "return tf.reshape(kernel, layer.kernel.shape)",
             "test_einsum_dense",
         ),
-        ("not misread", "True", "test_einsum_dense"),
+        ("not misread", "True", "test_a_bias_that_keras_misreads_is_left_to_the_fallback"),
         ("axis=[*range(1, first), *lacking]", "axis=[*range(1, first)]", "test_einsum_dense"),
     ),
     *_of(
@@ -633,8 +637,7 @@ _MODEL = [
         (
             "self.usable &= tf.math.is_finite(self.losses)",
             "pass",
-            f"{_ORACLE}::test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums "
-            "training/test_bad_records.py",
+            "test_a_record_of_infinite_loss_counts_as_zero_though_its_gradient_is_finite",
         ),
         (
             "[_rows_or_zeros(t, self._finite) for t in tensors]",
@@ -692,11 +695,6 @@ _MODEL = [
             "test_a_subclass_with_its_own_call_is_not_served_by_its_bases_rule",
         ),
         (
-            'getattr(layer, "lora_enabled", False) or ',
-            "",
-            "test_lora_goes_through_the_fallback",
-        ),
-        (
             "return all(id(v) in known for v in layer.trainable_variables)",
             "return True",
             "test_a_subclass_with_another_variable_is_not_served_by_its_bases_rule",
@@ -714,7 +712,7 @@ _MODEL = [
         (
             "for records in (2, 3):",
             "for records in (2,):",
-            "test_a_table_of_places_is_served_by_the_layer_around_it",
+            "test_a_table_is_seen_through_whatever_number_of_rows_it_has",
         ),
     ),
     *_of(
@@ -747,12 +745,12 @@ _MODEL = [
         (
             "elif isinstance(value, (list, tuple, set, frozenset)):",
             "elif isinstance(value, (list, tuple)):",
-            "test_generators_are_found_wherever_a_layer_keeps_them",
+            "test_generators_are_found_that_keras_does_not_track",
         ),
         (
             "elif isinstance(value, dict):",
             "elif False:",
-            "test_generators_are_found_wherever_a_layer_keeps_them",
+            "test_generators_are_found_that_keras_does_not_track",
         ),
     ),
 ]

@@ -162,10 +162,10 @@ def rule_for(layer: Any) -> GradientRule | None:
     """The rule of a layer, None if there is none.
 
     A subclass is served by its base's rule only while it inherits `call`: what computes
-    otherwise has other gradients. So does a layer with LoRA or quantised weights, and a variable
-    that the rule does not know is none of its business.
+    otherwise has other gradients. So does a layer with quantised weights, and a variable that the
+    rule does not know, as those of LoRA, is none of its business.
     """
-    if getattr(layer, "lora_enabled", False) or layer.quantization_mode is not None:
+    if layer.quantization_mode is not None:
         return None
     for layer_type, rule in _RULES:
         kind: Any = type(layer)

@@ -353,8 +353,7 @@ class PrivateTrainer:
         self._prepared = wanted
 
     def _build_shown_metrics(self, labels: np.ndarray) -> None:
-        """Makes the variables of the compiled metrics: made in a traced step, they have it traced
-        twice."""
+        """Makes the compiled metrics' variables: made in a traced step, it is traced twice."""
         metrics = self._model._compile_metrics
         if metrics is not None and not metrics.built:
             metrics.build(labels[:1], np.zeros((1, *self._model.output_shape[1:]), "float32"))

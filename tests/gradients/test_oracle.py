@@ -151,3 +151,21 @@ def test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums(functional, normal
     ):
         np.testing.assert_array_equal(clean, dropped)
         np.testing.assert_allclose(spoiled, clean, rtol=1e-6, atol=1e-7)
+
+
+def test_a_record_of_infinite_loss_counts_as_zero_though_its_gradient_is_finite(functional, normal):
+    model = functional((4,), keras.layers.Dense(3))
+
+    def sums(added, rows):
+        def forward():
+            return tf.reduce_sum(model(tf.constant(x[rows])) ** 2, axis=1) + added, None
+
+        found = PerExampleGradients(find_units(model), forward)
+        return found.weighted_sums(tf.ones((len(rows), 1)))
+
+    x = normal(3, 4)
+    without = sums(tf.constant([0.0, 0.0]), [0, 2])
+    for found, expected in zip(
+        sums(tf.constant([0.0, np.inf, 0.0]), [0, 1, 2]), without, strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

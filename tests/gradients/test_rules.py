@@ -102,6 +102,12 @@ def test_einsum_dense(check_layer, dtype, rtol, arguments, activation, names):
     check_layer(layer, shape, dtype, rtol, names)
 
 
+def test_a_bias_that_keras_misreads_is_left_to_the_fallback(check, functional, normal):
+    layer = keras.layers.EinsumDense("abc,cd->abd", (3, 3), bias_axes="b")
+    units = check(functional((3, 4), layer), normal(3, 3, 4), 1e-4)
+    assert not no_fallback(units)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("value_dim", [None, 3])
 def test_multi_head_attention_of_keras_needs_no_fallback(check, normal, use_bias, value_dim):

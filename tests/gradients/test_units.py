@@ -142,6 +142,14 @@ def test_a_table_of_places_is_served_by_the_layer_around_it(lead, token, check, 
     assert [v.name for v in units[1].variables] == [*own, "embeddings"]
 
 
+@pytest.mark.parametrize("places", [2, 3])
+def test_a_table_is_seen_through_whatever_number_of_rows_it_has(places, functional):
+    """As many as the records of one of the two traces."""
+    layer = Patches(places)
+    units = find_units(functional((places, 5), layer))
+    assert [unit.layer for unit in units] == [layer.projection, layer]
+
+
 def test_what_no_layer_sees_with_its_records_is_refused():
     table = keras.layers.Embedding(3, 4)
     table.build()

@@ -85,6 +85,12 @@ def test_equal_stretches_of_one_schedule_all_count():
     assert ledger.compose([start, start], "shared").entries == start.entries
 
 
+def test_equal_releases_without_an_id_all_count():
+    plan = kd.PrivacyPlan(1000, 100, 1, 1e-5, noise_multiplier=1.0)
+    unnamed = kd.PrivacyLedger(plan.entries(plan.steps))
+    assert ledger.compose([unnamed, unnamed], "shared").entries == unnamed.entries * 2
+
+
 COMPOSED = {
     "constant": lambda: made_by("one"),
     "schedules": lambda: ledger.compose(

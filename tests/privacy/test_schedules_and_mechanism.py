@@ -80,6 +80,7 @@ def test_each_schedule_changes_where_it_says():
     assert kd.ConstantNoise().levels(7) == [(1.0, 7)]
     step = kd.StepNoise(boundaries=(0.25, 0.5), values=(1.0, 2.0, 3.0))
     assert step_by_step(step.levels(8)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0]
+    assert step_by_step(step.levels(7)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0]  # no step sooner
     linear = kd.LinearNoise(start=1.0, end=0.5, stairs=3)
     assert step_by_step(linear.levels(6)) == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5]
 
@@ -192,6 +193,11 @@ def test_the_mechanism_of_a_step_is_what_the_ledger_enters():
     plan = a_plan(noise_schedule=kd.LinearNoise(2.0, 0.5, 4), microbatch_size=2)
     spent = rdp_epsilon([plan.mechanism(step).event() for step in range(plan.steps)])
     assert spent == pytest.approx(plan.epsilon(), rel=1e-9)
+    for sampling in ("shuffled", "external"):  # nothing is amplified
+        event = a_plan(sampling=sampling).mechanism().event()
+        assert rdp_epsilon([event]) == pytest.approx(
+            rdp_epsilon([dp_accounting.GaussianDpEvent(a_plan().noise_multiplier)]), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("sampling", ["shuffled", "external"])

@@ -87,6 +87,14 @@ def test_generators_are_found_wherever_a_layer_keeps_them():
     assert {dropout.seed_generator, model.network.layers[2].inside[0]["deep"][0]} == set(found)
 
 
+@pytest.mark.parametrize("keep", [lambda g: {"a": {"b": g}}, lambda g: {g}, lambda g: (g,)])
+def test_generators_are_found_that_keras_does_not_track(keep):
+    model = kd.make_private(a_network())
+    generator = keras.random.SeedGenerator(1)
+    vars(model.network.layers[3])["hidden"] = keep(generator)
+    assert generator in seed_generators(model)
+
+
 def test_states_are_the_plan_s_seed_s_or_nobody_s():
     assert np.array_equal(private_states(3, 0), private_states(3, 0))
     for other in (private_states(3, 1), private_states(4, 0)):
