@@ -83,8 +83,8 @@ _SENSITIVITY = _of(
     ),
     ("tf.where(usable[:, None], factors * scale[:, None], 0.0)", "factors * scale[:, None]", _CAP),
     (
-        " & tf.reduce_all(tf.math.is_finite(layer_norms), axis=-1)",
-        "",
+        "usable = tf.math.is_finite(norms)",
+        "usable = tf.ones_like(norms, tf.bool)",
         _CAP,
     ),
     (
@@ -577,7 +577,11 @@ _LAYERS = [
             "for x in windows[::-1]], axis=1)",
             "gradients/test_oracle.py::test_token_depthwise_convolution",
         ),
-        ("return layer.groups == 1 and", "return", "test_conv2d"),
+        (
+            "return layer.groups == 1 and",
+            "return",
+            "test_grouped_convolutions_against_a_convolution_for_each_group",
+        ),
     ),
     *_of(
         "gradients/normalization.py",
@@ -600,7 +604,7 @@ _LAYERS = [
         (
             'return only_last and not getattr(layer, "rms_scaling", False)',
             "return only_last",
-            "test_layer_normalization",
+            "test_layer_normalization_without_a_mean_is_left_to_the_fallback",
         ),
     ),
     *_of(
@@ -647,14 +651,14 @@ _MODEL = [
         (
             "tf.reduce_all(tf.math.is_finite(self._norms), axis=1)",
             "tf.reduce_any(tf.math.is_finite(self._norms), axis=1)",
-            "test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums",
+            "test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any",
         ),
         ("scale * tf.reduce_sum(counted)", "scale * tf.reduce_mean(counted)", "test_whole_model"),
         ("squares[index] = norm", "squares[members[0]] = norm", "gradients/test_joint.py"),
         (
             "usable &= tf.reduce_all(tf.math.is_finite(flat), axis=1)",
             "pass",
-            "training/test_bad_records.py::test_a_nan_in_one_microbatch_leaves_the_others",
+            "test_a_row_without_a_finite_gradient_leaves_those_of_its_record",
         ),
         (
             "(-1, rows, *leaf.shape[1:]))[:, index]",

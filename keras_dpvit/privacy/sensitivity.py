@@ -40,7 +40,7 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
     # In float64, where squares of float32 numbers neither underflow nor overflow.
     layer_norms, factors, cap = (tf.cast(t, tf.float64) for t in (layer_norms, factors, cap))
     norms = tf.norm(factors * layer_norms, axis=-1)
-    usable = tf.math.is_finite(norms) & tf.reduce_all(tf.math.is_finite(layer_norms), axis=-1)
+    usable = tf.math.is_finite(norms)  # infinite times a factor of 0 is not
     norms = tf.where(usable, norms, 0.0)
     scale = tf.minimum(tf.math.divide_no_nan(cap * (1.0 - ROUNDING_MARGIN), norms), 1.0)
     scale = tf.where(norms > 0.0, scale, 1.0)

@@ -153,6 +153,44 @@ def test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums(functional, normal
         np.testing.assert_allclose(spoiled, clean, rtol=1e-6, atol=1e-7)
 
 
+def test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any(normal):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(2)(inputs)])
+    units, x = (
+        find_units(keras.Model(inputs, keras.layers.Concatenate()(model.outputs))),
+        normal(3, 4),
+    )
+
+    def sums(factor):
+        def forward():
+            one, two = model(tf.constant(x))
+            own = tf.reduce_sum(one**2, axis=1) * tf.constant([1.0, factor, 1.0])
+            return own + tf.reduce_sum(two**2, axis=1) * tf.constant([1.0, 0.0, 1.0]), None
+
+        return PerExampleGradients(units, forward).weighted_sums(tf.ones((3, 2)))
+
+    for clean, spoiled in zip(sums(0.0), sums(np.nan), strict=True):
+        np.testing.assert_allclose(spoiled, clean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_a_finite_gradient_leaves_those_of_its_record(functional, normal):
+    model = functional((4,), keras.layers.Dense(3))
+    units, x = find_units(model), normal(4, 4)
+
+    def sums(factor, present):
+        def forward():
+            outputs = model(tf.constant(x)) * tf.constant([[1.0], [factor], [1.0], [1.0]])
+            return tf.sqrt(tf.reduce_sum(outputs**2, axis=1)), None
+
+        found = PerExampleGradients(units, forward, 2, 0.5, present=tf.constant(present))
+        return found.weighted_sums(tf.ones((2, 1)))
+
+    absent = sums(1.0, [True, False, True, True])
+    # The loss of the second row is 0, its gradient is none: 0 over 0.
+    for found, expected in zip(sums(0.0, [True] * 4), absent, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_record_of_infinite_loss_counts_as_zero_though_its_gradient_is_finite(functional, normal):
     model = functional((4,), keras.layers.Dense(3))
 

@@ -253,6 +253,12 @@ def test_layer_normalization(check_layer, dtype, rtol, sides, width, names, both
     check_layer(layer, (*sides, width), dtype, rtol, names)
 
 
+def test_layer_normalization_without_a_mean_is_left_to_the_fallback(check, functional, normal):
+    layer = keras.layers.LayerNormalization(rms_scaling=True)
+    units = check(functional((3, 4), layer), normal(3, 3, 4), 1e-4)
+    assert not no_fallback(units)
+
+
 @precisions
 @settings(max_examples=12, deadline=None)
 @given(

@@ -179,6 +179,8 @@ def test_plan_config_round_trip_without_the_seed():
 
 def test_no_noise_has_infinite_epsilon_and_no_steps_none():
     assert a_plan(noise_multiplier=0.0).epsilon() == math.inf
+    event = accounting.subsampled_gaussian_event(0.0, 0.1, 5)
+    assert isinstance(event, dp_accounting.NonPrivateDpEvent)
     assert kd.PrivacyLedger(a_plan().entries(0)).epsilon(1e-5) == 0.0
     assert kd.PrivacyLedger().epsilon(1e-5) == 0.0
 
