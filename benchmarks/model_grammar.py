@@ -134,7 +134,9 @@ def draw_model(
     def add(choices: dict[str, Callable[[], Any]], x: Any) -> Any:
         name = _choice(rng, choices)
         names.append(name)
-        return choices[name]()(x)
+        y = choices[name]()(x)
+        # An EinsumDense for any number of tokens does not know that it returns as many.
+        return L.Reshape((x.shape[1], y.shape[-1]))(y) if None in y.shape[1:] else y
 
     for _ in range(rng.integers(0, 3)):
         x = add({**IMAGE_LAYERS, **ANY_LAYERS}, x)

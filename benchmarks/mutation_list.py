@@ -111,7 +111,8 @@ _SENSITIVITY = _of(
     (
         "(2 * stddev) ** -2) ** -0.5, stddev",
         "stddev**-2) ** -0.5, stddev",
-        f"privacy/test_schedules_and_mechanism.py::{_GAUSSIAN}",
+        "privacy/test_plan_and_ledger.py::"
+        "test_noise_of_sum_and_count_spends_the_multiplier_and_no_more",
     ),
     (
         ") ** -2) ** -0.5, stddev",
@@ -126,7 +127,12 @@ _SENSITIVITY = _of(
         "test_a_plan_as_published_lets_one_record_move_the_sum_without_bound",
     ),
     ("    certified = False", "    certified = True", _PUBLISHED),
-    ("return tf.sqrt(tally)", "return tally", "training/test_budget_and_augmentation.py"),
+    (
+        "return tf.sqrt(tally)",
+        "return tally",
+        "privacy/test_plan_and_ledger.py::"
+        "test_noise_as_published_is_that_of_the_thresholds_squared_sum",
+    ),
 )
 
 _CLIPPING = _of(
@@ -803,7 +809,7 @@ _STEP = _of(
     (
         'side="right"',
         'side="left"',
-        "training/test_budget_and_augmentation.py",
+        "training/test_certified_step.py::test_noise_changes_with_the_step_that_the_schedule_names",
     ),
     (
         "sums[size:] + metrics_stddev * normals[size + 1 :]",
@@ -823,7 +829,7 @@ _STEP = _of(
     (
         "clipped = tf.where(gradients.usable, clipped, 0.0)",
         "clipped = clipped + 0.0",
-        "training/test_bad_records.py",
+        "training/test_bad_records.py::test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero",
     ),
 )
 

@@ -192,6 +192,19 @@ def test_full_batches_are_not_amplified():
     assert plan.epsilon() == pytest.approx(expected)
 
 
+def test_noise_of_sum_and_count_spends_the_multiplier_and_no_more():
+    noise_multiplier, (on_sum, on_count) = 1.3, a_plan(noise_multiplier=1.3).mechanism().split()
+    assert on_sum**-2 + (2 * on_count) ** -2 == pytest.approx(noise_multiplier**-2)
+
+
+def test_noise_as_published_is_that_of_the_thresholds_squared_sum():
+    """Equation 13: the root of the sum of squares, not the sum."""
+    plan = kd.PrivacyPlan.as_published(
+        num_examples=600, batch_size=60, epochs=1, delta=1e-5, noise_multiplier=1.1
+    )
+    assert float(plan.mechanism().noise_stddev(0.0, 9.0)) == pytest.approx(1.1 * 3.0)
+
+
 def test_shared_members_compose_and_disjoint_ones_cost_the_larger():
     one = kd.PrivacyLedger(a_plan().entries(100))
     other = kd.PrivacyLedger(a_plan(noise_multiplier=0.9).entries(50))
@@ -204,6 +217,8 @@ def test_shared_members_compose_and_disjoint_ones_cost_the_larger():
     assert shared.epsilon(1e-5) == pytest.approx(by_hand.get_epsilon(1e-5))
     disjoint = ledger.compose([one, other], "disjoint")
     assert disjoint.epsilon(1e-5) == max(one.epsilon(1e-5), other.epsilon(1e-5))
+    assert one.delta(0.5) != other.delta(0.5)
+    assert disjoint.delta(0.5) == max(one.delta(0.5), other.delta(0.5))
     assert shared.epsilon(1e-5) > disjoint.epsilon(1e-5)
     with pytest.raises(InputError, match="shared or disjoint"):
         ledger.compose([one, other], "both")

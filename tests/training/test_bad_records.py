@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
@@ -324,3 +325,27 @@ def test_one_filling_for_all_microbatches_would_spoil_them_all(records, monkeypa
     monkeypatch.setattr(per_example, "_cleaned", lambda call, usable: call)
     moved = np.concatenate([w.ravel() for w in trained(spoiled, y, **plan)])
     assert np.linalg.norm(moved - whole) > 0.1 * 1.0 / 5 * 1.01
+
+
+def test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero(records):
+    """Its gradient is finite, and above the bound as everybody's: the count must not have it."""
+    x, _ = records
+
+    def loss(y_true, y_pred):
+        infinite = tf.where(y_true == 2, np.inf, 0.0)
+        return tf.reduce_sum(y_pred**2, axis=-1) + tf.reshape(infinite, (-1,))
+
+    def tally(labels):
+        model = compiled(sensitivity=kd.DynamicSensitivity(initial=1e-3))
+        model.compile(kd.DPKerasSGDOptimizer(model._private_trainer.plan, 0.1), loss)
+        trainer = model._private_trainer
+        trainer._prepare(64)
+        present = np.ones(len(labels), bool)
+        found = trainer.step.clipped_sums(
+            tf.constant(x[: len(labels)]), tf.constant(labels), present, trainer._state
+        )
+        return float(found[1])
+
+    ordinary = np.zeros(20, "int64")
+    # From one half on one side of the bound to one half on the other.
+    assert abs(tally(np.append(ordinary[1:], 2)) - tally(ordinary)) == pytest.approx(1.0)

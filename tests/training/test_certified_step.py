@@ -310,3 +310,16 @@ def test_the_tracked_norm_goes_to_the_median():
         norms.append(np.sqrt(sum(np.sum(g**2) for g in clipped)))
     below = np.mean(np.array(norms) <= float(trainer._state))
     assert 0.3 < below < 0.7
+
+
+def test_noise_changes_with_the_step_that_the_schedule_names():
+    schedule = kd.StepNoise(boundaries=(0.25, 0.5), values=(1.0, 2.0, 3.0))
+    model = kd.make_private(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    the_plan = plan(8, 1, noise_multiplier=1.5, noise_schedule=schedule)
+    model.compile(kd.DPKerasSGDOptimizer(the_plan, 0.1), "mse")
+    trainer = model._private_trainer
+    trainer._prepare(64)
+    for step in range(the_plan.steps):
+        found = trainer.step._noise(tf.constant(step, tf.int64), trainer._state, 0.0)[0]
+        expected = the_plan.mechanism(step).noise_stddev(trainer._state, 0.0)
+        assert float(found) == pytest.approx(float(expected), rel=1e-6)
