@@ -1,5 +1,6 @@
-"""What a model is made of, where nothing but its settings decides how it treats its rows."""
+"""The settings of a model as text, if they alone decide how it treats its rows."""
 
+import functools
 import json
 import re
 import types
@@ -11,8 +12,7 @@ import keras
 _OURS = ("keras.", "keras_dpvit.")
 _COUNTED = re.compile(r'"name": "([a-z0-9_]+_\d+)"')
 _QUOTED = re.compile(r'"([a-z0-9_]+_\d+)"')
-
-
+_CODE = (types.FunctionType, types.MethodType, functools.partial)
 _DONE: set[str] = set()  # recipes that a check has passed
 
 
@@ -68,11 +68,13 @@ def _without_counts(text: str) -> str:
 
 
 def _is_known(part: Any) -> bool:
-    """Whether a part's code is Keras' or this package's, the functions that it holds too."""
+    """True for a part whose code is Keras' or this package's, with the functions it holds."""
     if part is None or isinstance(part, str):
         return True
-    functions = [v for v in vars(part).values() if isinstance(v, types.FunctionType)]
-    codes = [part if isinstance(part, types.FunctionType) else type(part), *functions]
+    held = [value for value in vars(part).values() if isinstance(value, _CODE)]
+    codes = [part if isinstance(part, _CODE) else type(part), *held]
+    call = getattr(type(part), "call", None)  # which somebody may have replaced
+    codes += [call] if isinstance(call, _CODE) else []
     return "call" not in vars(part) and all(
         f"{code.__module__}.".startswith(_OURS) for code in codes
     )

@@ -23,7 +23,7 @@ print(json.dumps(mutations.outcome(mutations.ROOT / "copy", Mutation(*json.loads
 
 
 def outcome(root, *mutation):
-    """What the program finds, the package being in `root`, its copy in `root / "copy"`."""
+    """Tries one fault in a package below `root`, whose copy is `root / "copy"`."""
     command = [sys.executable, "-c", OUTCOME, str(root), json.dumps(mutation)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def environment():
-    """What a program's process has around it."""
+    """The environment variables of a program's process."""
     found = {**os.environ, "PYTHONPATH": str(ROOT)}
     # The programs quieten TensorFlow themselves; what a developer has set shall not help them.
     found.pop("TF_CPP_MIN_LOG_LEVEL", None)

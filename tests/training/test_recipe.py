@@ -1,4 +1,7 @@
-"""Which models are known by their settings, so that a check of one speaks for the next."""
+"""A check of one model speaks for the next of equal settings, and for no other."""
+
+import functools
+import types
 
 import keras
 import pytest
@@ -69,6 +72,22 @@ def test_a_call_put_into_an_instance_has_no_recipe():
     model = sequential(keras.layers.Dense(2))
     original = model.layers[0].call
     model.layers[0].call = lambda x: original(x)[::-1]
+    assert recipe_of(model) is None
+
+
+def test_a_method_put_into_an_instance_or_a_class_has_no_recipe(monkeypatch):
+    def mixing(self, x):
+        return x[::-1]
+
+    model = sequential(keras.layers.Dense(2))
+    model.layers[0].own = types.MethodType(mixing, model.layers[0])
+    assert recipe_of(model) is None
+    model = sequential(keras.layers.Dense(2))
+    model.layers[0].own = functools.partial(mixing, None)
+    assert recipe_of(model) is None
+    model = sequential(keras.layers.ReLU())
+    assert recipe_of(model) is not None
+    monkeypatch.setattr(keras.layers.ReLU, "call", mixing)
     assert recipe_of(model) is None
 
 
