@@ -59,7 +59,7 @@ def validate(
     below one part in 10 000, or on gradients alone, or, in a model that draws random numbers, in
     training mode alone (or at all, if it draws them at inference too); labels, if they are
     integers and all those at hand are the same; rows that are not finite before anything is
-    spoiled; and bad pixels, where the model fails on them instead.
+    spoiled, at the images' own scale or scaled to 1; and bad pixels, where the model fails on them instead.
 
     Args:
         model: a built Keras model with one input and one output.
@@ -106,6 +106,10 @@ class _Trial:
         self._states = [generator.state for generator in seed_generators(model)]
         self._before: dict[int, tuple[Any, Any]] = {}
         self._pass = self._traced(training=True)
+        self._draw()
+        if not np.isfinite(self._run(self._images, self._labels)[-1]).any():
+            # Nothing would be seen: exp(255) is no number, exp(1) is.
+            self._images = _within_one(self._images)
         self._rows = self._which_have_rows()
 
     def _traced(self, training: bool) -> traced_pass.TracedPass:
@@ -250,6 +254,13 @@ def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> np.
         found = np.nan_to_num(given.astype("float32"), posinf=0.0, neginf=0.0)
         found = np.resize(found, (count, *given.shape[1:]))
     return found.astype(dtype if integers else "float32")
+
+
+def _within_one(images: np.ndarray) -> np.ndarray:
+    """Images of floats with the largest scaled down to 1; others as they are."""
+    if not np.issubdtype(images.dtype, np.floating):
+        return images
+    return images / np.maximum(np.abs(images).max(initial=0.0), images.dtype.type(1))
 
 
 def _other_label(labels: np.ndarray, row: int, value: float) -> Any:

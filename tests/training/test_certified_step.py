@@ -39,7 +39,7 @@ def small_model(noise=0.0, seed=1):
             patch_size=2,
             hidden_dim=8,
             num_heads=2,
-            stage_depths=(1, 1),
+            stage_depths=(1,),
             attention_noise_stddev=noise,
             norm_noise_stddev=noise,
             seed=5,
@@ -119,22 +119,20 @@ def test_memory_chunks_change_no_result():
     for chunk in (1, 3, 20):
         parts, same_count, _ = neighbours(model, chunk)(x, y)
         assert same_count == count
-        for a, b in zip(whole, parts, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("records", [3, 20, 44])
-def test_xla_changes_no_result_whatever_the_size_of_the_sample(records):
-    x, y = data(records)
-    found = []
-    for jit_compile in (False, True):
-        the_plan = plan(20, sensitivity=kd.FixedSensitivity(0.3))
-        model = compiled(small_model(), the_plan, jit_compile=jit_compile)
-        found.append(neighbours(model, chunk=48)(x, y))
-    (sums, count, _), (same_sums, same_count, _) = found
-    assert count == same_count
-    for a, b in zip(sums, same_sums, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+def test_xla_changes_no_result_whatever_the_size_of_the_sample():
+    the_plan = plan(20, sensitivity=kd.FixedSensitivity(0.3))
+    plain, compiled_by_xla = (
+        neighbours(compiled(small_model(), the_plan, jit_compile=jit_compile), chunk=48)
+        for jit_compile in (False, True)
+    )
+    for records in (3, 20, 44):
+        x, y = data(records)
+        (sums, count, _), (same_sums, same_count, _) = plain(x, y), compiled_by_xla(x, y)
+        assert count == same_count
+        np.testing.assert_allclose(sums, same_sums, rtol=1e-4, atol=1e-6)
 
 
 @hypothesis.given(units=st.integers(1, 5000), limit=st.integers(1, 500), xla=st.booleans())
@@ -169,7 +167,7 @@ def neighbours(model, chunk=32):
         for state, before in zip(states, seeds, strict=True):
             state.assign(before)
         sums, count = traced(tf.constant(x), tf.constant(y))
-        return [s.numpy().astype("float64") for s in sums], float(count), float(cap)
+        return sums.numpy().astype("float64"), float(count), float(cap)
 
     return sums_of
 
@@ -190,11 +188,11 @@ def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(
     sums_of = neighbours(model)
     less, less_count, cap = sums_of(x, y)
     # Two float32 sums of 20 records differ by rounding of their own.
-    rounding = 1e-5 * np.sqrt(sum(np.sum(b**2) for b in less))
+    rounding = 1e-5 * np.linalg.norm(less)
     for kind in ("ordinary", "adversarial", "huge", "nan", "infinite", "one_nan_pixel"):
         # The record stands last: the others draw the same layer noise with and without it.
         more, more_count, same_cap = sums_of(np.concatenate([x, record(kind)]), np.append(y, 1))
-        moved = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(more, less, strict=True)))
+        moved = np.linalg.norm(more - less)
         assert cap == same_cap
         assert moved <= cap + rounding, kind
         assert abs(more_count - less_count) <= 0.5
@@ -305,7 +303,7 @@ def test_the_tracked_norm_goes_to_the_median():
     model.fit(x, y, epochs=40, verbose=0)
     trainer: PrivateTrainer = model._private_trainer
     norms = []
-    for i in range(100):
+    for i in range(60):
         clipped = median_clipped_sum(model, x[i : i + 1], y[i : i + 1], np.inf)
         norms.append(np.sqrt(sum(np.sum(g**2) for g in clipped)))
     below = np.mean(np.array(norms) <= float(trainer._state))

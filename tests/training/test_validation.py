@@ -170,6 +170,14 @@ def test_one_draw_alone_would_miss_blending(monkeypatch):
     assert not all(found(seed) for seed in range(60))  # 1 in 12 escapes
 
 
+def test_mixing_shows_behind_what_is_infinite_at_the_images_scale(monkeypatch):
+    mixed = network(LAYERS.Lambda(tf.exp), BatchMean())
+    with pytest.raises(InputError, match="the model mixes examples"):
+        kd.validate(mixed, images=np.full((8, 4, 4, 1), 1e5, "float32"))
+    monkeypatch.setattr(validation, "_within_one", lambda images: images)
+    kd.validate(mixed)  # the faulty twin sees nothing
+
+
 def test_only_the_record_s_own_rows_may_become_infinite():
     kd.validate(network(LAYERS.Dense(3), LAYERS.Lambda(lambda x: tf.exp(x))))
 
