@@ -36,7 +36,11 @@ setuptools.setup(
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    package_data={"keras_dpvit.native": ["*.cc", "*.h"]},
+    package_data={
+        "keras_dpvit": ["*.pyi", "py.typed"],
+        "keras_dpvit.*": ["*.pyi"],
+        "keras_dpvit.native": ["*.cc", "*.h"],
+    },
     # TensorFlow Privacy 0.9 needs Python < 3.12, the other pins need >= 3.11.
     python_requires=">=3.11,<3.12",
     packages=setuptools.find_packages(include=["keras_dpvit", "keras_dpvit.*", "trainers"]),
@@ -46,6 +50,7 @@ setuptools.setup(
         "importlib-resources>=5.0",  # tensorflow-datasets 4.9.10 imports it and declares it not
         "keras>=3.15,<4",
         "kymatio==0.3.0",  # filters of the scattering transform
+        "lazy-loader>=0.4",
         "matplotlib>=3.8",
         "numpy>=1.26,<2",  # TensorFlow Privacy's ~=1.21
         "pillow>=10.0",

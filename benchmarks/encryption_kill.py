@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit import datasets
+from keras_dpvit._files import partial_prefix
+from keras_dpvit.encryption.image_files import read_plain
 from keras_dpvit.encryption.manifest import JOURNAL_NAME, MANIFEST_NAME, read_manifest
-from keras_dpvit.encryption.pictures import partial_prefix, read_plain
 from keras_dpvit.errors import InputError
 
 _BLOCK = 14

@@ -10,13 +10,13 @@ Examples:
 """
 
 import json
-import os
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from benchmarks.reports import checked_output, machine
+from keras_dpvit import _files, _quiet
 from trainers import _cli
 
 FLAGS = flags.FLAGS
@@ -38,13 +38,11 @@ _GRAYS = (2, 32)
 def main() -> None:
     """Measures all cases and prints them."""
     path = checked_output(FLAGS.output)
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     rows = [measure(*case, FLAGS.keys) for case in _CASES]
     report = {"command": "python -m benchmarks.keyed_model", "machine": machine(), "rows": rows}
     if path is not None:
-        work = path.with_name(f".part-{path.name}-{os.getpid()}")
-        work.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        os.replace(work, path)
+        _files.write_json(path, report, indent=2)
 
 
 def measure(

@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.reports import checked_output
 from keras_dpvit import _validate
-from keras_dpvit.errors import InputError
 from trainers import _cli
 
 FLAGS = flags.FLAGS
@@ -335,17 +335,6 @@ def _say(what: str, run: dict[str, Any]) -> None:
     print(f"{what}: {'holds' if run['holds'] else 'FAILS'}; {moments}", file=sys.stderr, flush=True)
 
 
-def _checked_output() -> pathlib.Path | None:
-    """Where the JSON goes, found fit to be written before any time is spent."""
-    if FLAGS.output is None:
-        return None
-    path = pathlib.Path(FLAGS.output)
-    fit = path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()
-    if not fit or (path.exists() and not os.access(path, os.W_OK)):
-        raise InputError(f"output must be a file that can be written, got {FLAGS.output!r}.")
-    return path
-
-
 def define_flags() -> None:
     """--kills --json --output; not at import, where another program's would clash."""
     flags.DEFINE_integer("kills", 20, "Runs that are killed once each.")
@@ -356,7 +345,7 @@ def define_flags() -> None:
 def main() -> None:
     """Runs, prints, writes."""
     kills = _validate.positive_int(kills=FLAGS.kills)
-    output = _checked_output()
+    output = checked_output(FLAGS.output)
     try:
         report = measure(kills)
     except RunError as error:

@@ -119,7 +119,7 @@ _SENSITIVITY = _of(
         ") ** -2) ** -0.5, stddev / 2",
         f"privacy/test_schedules_and_mechanism.py::{_GAUSSIAN}",
     ),
-    ("(tally + noise, global_state)", "(tally, global_state)", _TF_PRIVACY),
+    ("(below_count + noise, global_state)", "(below_count, global_state)", _TF_PRIVACY),
     (
         "return state + math.inf",
         "return state + 1.0",
@@ -128,8 +128,8 @@ _SENSITIVITY = _of(
     ),
     ("    certified = False", "    certified = True", _PUBLISHED),
     (
-        "return tf.sqrt(tally)",
-        "return tally",
+        "return tf.sqrt(below_count)",
+        "return below_count",
         "privacy/test_plan_and_ledger.py::"
         "test_noise_as_published_is_that_of_the_thresholds_squared_sum",
     ),
@@ -170,7 +170,7 @@ _MECHANISM = _of(
     ("return 2 if self.records_share_units", "return 1 if self.records_share_units", _DOUBLE),
     ("self.noise_multiplier / self.units_moved", "self.noise_multiplier", _DOUBLE),
     ("return self.units_moved * self.rule.cap(state)", "return self.rule.cap(state)", _DOUBLE),
-    ("self.split()[0] * self.rule", "self.split()[0] ** 2 * self.rule", _DOUBLE),
+    ("self.split_noise()[0] * self.rule", "self.split()[0] ** 2 * self.rule", _DOUBLE),
     ("if self.rule.certified else 0.0", "", "test_the_event_of_a_step_is_the_mechanisms"),
     ("self.sampling_probability, 1)", "1.0, 1)", "test_the_event_of_a_step_is_the_mechanisms"),
     ("rest /= math.sqrt", "rest *= math.sqrt", _METRICS),
@@ -245,7 +245,7 @@ _SAMPLING = _of(
 )
 
 _SCHEDULES = _of(
-    "privacy/schedules.py",
+    "privacy/noise_schedules.py",
     "privacy/test_schedules_and_mechanism.py",
     ("- max(begin, first)", "- begin", "test_parts_of_a_run_are_slices_of_the_list_of_its_steps"),
     ("begin += count", "begin = count", "test_parts_of_a_run_are_slices_of_the_list_of_its_steps"),
@@ -289,12 +289,12 @@ _ACCOUNTING = _of(
     (
         "RepeatAndSelectDpEvent(event, mean, shape)",
         "RepeatAndSelectDpEvent(event, 1.0, shape)",
-        "privacy/test_tuning.py::test_the_choice_costs_what_dp_accounting_says",
+        "privacy/test_private_selection.py::test_the_choice_costs_what_dp_accounting_says",
     ),
 )
 
 _ENTRIES = _of(
-    "privacy/entries.py",
+    "privacy/ledger_entries.py",
     "privacy/test_schedules_and_mechanism.py",
     (
         "return noise_multiplier, 1.0, self.passes",
@@ -378,7 +378,7 @@ _LEDGER = _of(
     (
         'if a == "rdp" or not selections(ledger))',
         ")",
-        "privacy/test_tuning.py::test_pld_is_not_available_for_a_choice",
+        "privacy/test_private_selection.py::test_pld_is_not_available_for_a_choice",
     ),
     (
         "return max((part.delta(epsilon, accountant) for part in self.parts), default=0.0)",
@@ -447,8 +447,8 @@ _WORDS = _of(
 )
 
 _TUNING = _of(
-    "privacy/tuning.py",
-    "privacy/test_tuning.py",
+    "privacy/private_selection.py",
+    "privacy/test_private_selection.py",
     ("probability *= ratio(number)", "pass", "test_numbers_of_runs_follow_their_distribution"),
     ("going_on * (k + shape) / (k + 1)", "going_on * k / (k + 1)", "test_numbers_of_runs_follow_"
      "their_distribution"),
@@ -470,25 +470,25 @@ _TF_PRIVACY_FILE = _of(
 _RULES = "gradients/test_rules.py"
 _KERNELS = [
     *_of(
-        "gradients/kernels.py",
+        "gradients/reductions.py",
         "gradients/test_norm_bounds.py",
         (
             "tf.square(tf.cast(_flat(rows), tf.float64))",
             "tf.cast(tf.square(_flat(rows)), tf.float64)",
             "gradients/test_norm_bounds.py",
         ),
-        ("rows.dtype) * rows", "rows.dtype) ** 2 * rows", "gradients/test_kernels.py"),
+        ("rows.dtype) * rows", "rows.dtype) ** 2 * rows", "gradients/test_reductions.py"),
         (
             "weights = tf.cast(weights, rows.dtype)[None]",
             "weights = tf.ones_like(tf.cast(weights, rows.dtype))[None]",
-            "gradients/test_kernels.py",
+            "gradients/test_reductions.py",
         ),
     ),
     *_of(
-        "gradients/tokens.py",
+        "gradients/ghost_norm.py",
         "gradients/test_norm_bounds.py",
         (
-            "norms, kept = [*norms, kernels.squared_norms(factors[-1])], [*kept, factors[-1]]",
+            "norms, kept = [*norms, reductions.squared_norms(factors[-1])], [*kept, factors[-1]]",
             "kept = [*kept, factors[-1]]",
             f"{_RULES}::test_dense",
         ),
@@ -510,12 +510,12 @@ _KERNELS = [
         (
             "norms = tf.reduce_sum(x_pairs * g_pairs, axis=(1, 2))",
             "norms = tf.linalg.trace(x_pairs * g_pairs)",
-            "gradients/test_kernels.py",
+            "gradients/test_reductions.py",
         ),
         (
-            "norms = kernels.squared_norms(inputs) * kernels.squared_norms(gradients)",
-            "norms = kernels.squared_norms(inputs) + kernels.squared_norms(gradients)",
-            "gradients/test_kernels.py",
+            "norms = reductions.squared_norms(inputs) * reductions.squared_norms(gradients)",
+            "norms = reductions.squared_norms(inputs) + reductions.squared_norms(gradients)",
+            "gradients/test_reductions.py",
         ),
         (
             "tf.reduce_sum(joined_tokens([tensor]), axis=1)",
@@ -660,7 +660,7 @@ _MODEL = [
             "test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any",
         ),
         ("scale * tf.reduce_sum(counted)", "scale * tf.reduce_mean(counted)", "test_whole_model"),
-        ("squares[index] = norm", "squares[members[0]] = norm", "gradients/test_joint.py"),
+        ("squares[index] = norm", "squares[members[0]] = norm", "gradients/test_shared_input.py"),
         (
             "usable &= tf.reduce_all(tf.math.is_finite(flat), axis=1)",
             "pass",
@@ -673,16 +673,16 @@ _MODEL = [
         ),
     ),
     *_of(
-        "gradients/joint.py",
-        "gradients/test_joint.py",
+        "gradients/shared_input.py",
+        "gradients/test_shared_input.py",
         (
-            "norms[index] += kernels.squared_norms(bias)",
+            "norms[index] += reductions.squared_norms(bias)",
             "pass",
             "test_norms_and_sums_are_those_of_single_records",
         ),
         (
-            "kernels.weighted_sum(bias, weights[index])",
-            "kernels.weighted_sum(bias, weights[0])",
+            "reductions.weighted_sum(bias, weights[index])",
+            "reductions.weighted_sum(bias, weights[0])",
             "test_norms_and_sums_are_those_of_single_records",
         ),
         (
@@ -693,10 +693,10 @@ _MODEL = [
     ),
     *_of(
         "gradients/rules.py",
-        "gradients/test_units.py",
+        "gradients/test_layer_rules.py",
         (
-            "tf.add_n([kernels.squared_norms(g) for g in factors])",
-            "kernels.squared_norms(factors[0])",
+            "tf.add_n([reductions.squared_norms(g) for g in factors])",
+            "reductions.squared_norms(factors[0])",
             f"{_RULES}::test_layer_normalization",
         ),
         (
@@ -716,8 +716,8 @@ _MODEL = [
         ),
     ),
     *_of(
-        "gradients/recording.py",
-        "gradients/test_units.py",
+        "gradients/layer_calls.py",
+        "gradients/test_layer_rules.py",
         ("if record.output is None:", "if True:", f"{_RULES}::test_dense"),
         (
             "for records in (2, 3):",
@@ -727,7 +727,7 @@ _MODEL = [
     ),
     *_of(
         "gradients/fallback.py",
-        "gradients/test_units.py",
+        "gradients/test_layer_rules.py",
         (
             "output_gradients=gradient[None],",
             "",
@@ -735,8 +735,8 @@ _MODEL = [
         ),
     ),
     *_of(
-        "gradients/units.py",
-        "gradients/test_units.py",
+        "gradients/layer_rules.py",
+        "gradients/test_layer_rules.py",
         (
             "if isinstance(layer, keras.layers.BatchNormalization):",
             "if False:",
@@ -769,15 +769,15 @@ _STEP = _of(
     "training/step.py",
     _CERTIFIED,
     (
-        "taking_part = tf.range(i * size, (i + 1) * size) < units",
+        "taking_part = tf.range(i * size, (i + 1) * size) < microbatches",
         "taking_part = tf.ones([size], tf.bool)",
         _BATCHES,
     ),
     ("sums + more,", "more,", _BATCHES),
-    ("tally + more_tally,", "more_tally,", _BATCHES),
+    ("below_count + more_below_count,", "more_below_count,", _BATCHES),
     ("clipping.factors(norms), cap)", "tf.ones_like(norms), cap)", _ONE_BY_ONE),
     (
-        "            1.0 / self._unit_size,\n",
+        "            1.0 / self._rows_averaged,\n",
         "            1.0,\n",
         "training/test_neighbours.py::test_augmented_copies_are_averaged_before_clipping",
     ),
@@ -802,8 +802,8 @@ _STEP = _of(
         "test_the_count_that_moves_the_sensitivity_is_noised_as_declared",
     ),
     (
-        "tf.constant([mechanism.split()[1] for",
-        "tf.constant([mechanism.split()[0] for",
+        "tf.constant([mechanism.split_noise()[1] for",
+        "tf.constant([mechanism.split_noise()[0] for",
         "test_the_count_that_moves_the_sensitivity_is_noised_as_declared",
     ),
     (
@@ -817,13 +817,13 @@ _STEP = _of(
         "training/test_private_metrics.py::test_noise_on_the_metrics_is_what_the_mechanism_says",
     ),
     (
-        "tf.norm(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)",
-        "tf.reduce_max(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)",
+        "tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
+        "tf.reduce_max(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
         f"{_MOVES}[median_by_block]",
     ),
     (
-        "return shared if shared > 1 else self._rows_per_unit",
-        "return self._rows_per_unit",
+        "return shared if shared > 1 else self._rows_per_microbatch",
+        "return self._rows_per_microbatch",
         "training/test_neighbours.py::test_a_microbatch_is_clipped_as_the_mean_of_its_records",
     ),
     (

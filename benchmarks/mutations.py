@@ -24,6 +24,7 @@ import tqdm
 from absl import app, flags
 
 from benchmarks.mutation_list import MUTATIONS, Mutation
+from keras_dpvit import _files
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -157,9 +158,7 @@ def write(path: pathlib.Path, results: dict[str, dict[str, Any]]) -> None:
     """Writes summary and outcomes; faults that the list no longer has are left out."""
     known = {m.key: results[m.key] for m in MUTATIONS if m.key in results}
     content = {"summary": summary(results, MUTATIONS), "results": known}
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    os.replace(part, path)
+    _files.write_json(path, content)
 
 
 def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:

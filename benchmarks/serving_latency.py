@@ -21,7 +21,7 @@ from absl import flags
 
 from benchmarks.fused_pair import fused_pair
 from benchmarks.reports import checked_output, machine
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
 from trainers import _cli
 
 FLAGS = flags.FLAGS
@@ -123,8 +123,8 @@ def main() -> None:
     _validate.positive_int(rounds=FLAGS.rounds)
     output = checked_output(FLAGS.output)
     facts = machine()
-    _cli.start_tensorflow()
-    with _cli.quiet_stderr():
+    _quiet.start_tensorflow()
+    with _quiet.quiet_stderr():
         found = measure(fused_pair(), FLAGS.rounds)
     worst = max(row["ratio"] for rows in found.values() for row in rows.values())
     report = {

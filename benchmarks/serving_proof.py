@@ -26,7 +26,7 @@ from absl import flags
 from benchmarks import serving_requests, tf_only
 from benchmarks.fused_pair import fused_pair
 from benchmarks.reports import checked_output, machine
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
 from trainers import _cli
 
 FLAGS = flags.FLAGS
@@ -182,8 +182,8 @@ def main() -> None:
     _validate.positive_int(requests=FLAGS.requests)
     output = checked_output(FLAGS.output)
     facts = machine()
-    _cli.start_tensorflow()
-    with _cli.quiet_stderr():
+    _quiet.start_tensorflow()
+    with _quiet.quiet_stderr():
         found = prove(FLAGS.images, FLAGS.threads, FLAGS.requests)
     report = {"benchmark": "serving_proof", "machine": facts, **found}
     text = json.dumps(report, indent=2)

@@ -19,9 +19,10 @@ from absl import flags
 
 from benchmarks import tflite_sides
 from benchmarks.reports import checked_output, machine
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
 from keras_dpvit.errors import InputError
-from trainers import _cli, _models
+from keras_dpvit.runs import model_files
+from trainers import _cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
@@ -39,7 +40,7 @@ def _check_flags() -> pathlib.Path | None:
     _validate.positive_int(rounds=FLAGS.rounds)
     _validate.positive_int(threads=FLAGS.threads)
     if FLAGS.model is not None:
-        _models.check_model_file(FLAGS.model)
+        model_files.check_model_file(FLAGS.model)
     return checked_output(FLAGS.output)
 
 
@@ -47,15 +48,15 @@ def main() -> None:
     """Trains or loads, measures, prints, writes."""
     output = _check_flags()
     facts = machine()
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     from keras_dpvit import datasets
 
     data = datasets.load("fashion_mnist")
-    with _cli.quiet_stderr(), tempfile.TemporaryDirectory() as folder:
+    with _quiet.quiet_stderr(), tempfile.TemporaryDirectory() as folder:
         if FLAGS.model is None:
             model = tflite_sides.train_pair(data, FLAGS.epsilon, FLAGS.epochs)
         else:
-            model = _models.load_any(FLAGS.model)
+            model = model_files.load_any(FLAGS.model)
             if tuple(model.input_shape[1:]) != (28, 28, 1):
                 raise InputError(f"model must take images of 28x28x1, got {model.input_shape[1:]}.")
         measured = tflite_sides.measure(

@@ -130,7 +130,7 @@ def measure(
         threads: int, of LiteRT.
     """
     from keras_dpvit.edge import TFLiteRunner
-    from keras_dpvit.export.running import SavedModelRunner
+    from keras_dpvit.export.runners import SavedModelRunner
 
     images, labels = data.x_test[:NUM_IMAGES], data.y_test[:NUM_IMAGES]
     expected = model.predict(images.astype("float32"), verbose=0)["probabilities"]

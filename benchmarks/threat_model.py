@@ -22,8 +22,9 @@ from absl import flags
 
 from benchmarks import photographs, threat_model_learned, threat_model_page
 from benchmarks.reports import machine
+from keras_dpvit import _files
 from keras_dpvit._validate import one_of, positive_int
-from keras_dpvit.attacks import trials
+from keras_dpvit.attacks import evaluation
 from keras_dpvit.errors import InputError
 from trainers import _attack_output, _cli
 
@@ -106,7 +107,7 @@ def main() -> None:
             threat_model_learned.picture(docs / "figures" / "attack_learned.png", work)
             continue
         measured = measure(name, FLAGS.keys)
-        threat_model_learned.replace(_file(docs, name), json.dumps(measured, indent=2) + "\n")
+        _files.write_json(_file(docs, name), measured, indent=2)
     if FLAGS.picture:
         picture(docs / "figures" / "attack.png")
     groups = {}
@@ -114,7 +115,7 @@ def main() -> None:
         if not _file(docs, name).is_file():
             raise InputError(f"{_file(docs, name)} is missing: measure it with --measure={name}.")
         groups[name] = json.loads(_file(docs, name).read_text("utf-8"))
-    threat_model_learned.replace(docs / "threat_model.md", threat_model_page.page(groups))
+    _files.write_whole(docs / "threat_model.md", threat_model_page.page(groups))
     print(f"wrote {docs / 'threat_model.md'}")
 
 
@@ -125,15 +126,15 @@ def measure(name: str, keys: int) -> dict[str, Any]:
     rows = []
     for scheme, attack, observed, more in tqdm.tqdm(GROUPS[name], desc=name, disable=None):
         shape = (*_LARGE[:2], 1) if name == "fashion_mnist" else _LARGE
-        setting = trials.Setting(
+        setting = evaluation.Setting(
             scheme,
             attack,
             _SMALL if name == "small_photographs" else shape,
             public_weights=_public_weights() if attack == "weight_matching" else None,
             **more,
         )
-        done = list(trials.run(setting, _source(name, observed), keys, _SEED))
-        row = {**trials.summarize(setting, done), "observed": observed}
+        done = list(evaluation.run(setting, _source(name, observed), keys, _SEED))
+        row = {**evaluation.summarize(setting, done), "observed": observed}
         if "drift" in more:
             row["drift"] = more["drift"]
         rows.append(row)
@@ -152,8 +153,8 @@ def picture(path: pathlib.Path) -> None:
     pieces = photographs.load()
     # Both are free of rights: an astronaut by NASA, and a cat.
     plain = np.stack([pieces[0][:224, 100:324], pieces[2][40:264, 100:324]])
-    setting = trials.Setting("vit_block", "correlation_jigsaw", _LARGE)
-    (trial,) = trials.run(setting, lambda generator: (plain, plain[:0]), 1, _SEED)
+    setting = evaluation.Setting("vit_block", "correlation_jigsaw", _LARGE)
+    (trial,) = evaluation.run(setting, lambda generator: (plain, plain[:0]), 1, _SEED)
     parts = [images[0] for images in (trial.plain, trial.encrypted, trial.recovered)]
     sheet = PIL.Image.fromarray(_attack_output.side_by_side(parts))
     work = path.with_name(f".part-{path.name}")

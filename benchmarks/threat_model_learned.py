@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reports import machine
-from keras_dpvit.attacks import learned_settings
+from keras_dpvit import _files
+from keras_dpvit.attacks import trained_settings
 from trainers import _attack_output
 
 SCHEMES = ("le", "ele", "etc", "pe", "vit_block")
@@ -35,9 +36,9 @@ def options_of(scheme: str) -> dict[str, Any]:
 
 def settings_of(scheme: str, attack: str) -> Any:
     """Networks and training, None for attacks without any."""
-    if attack not in learned_settings.ATTACKERS:
+    if attack not in trained_settings.ATTACKERS:
         return None
-    return learned_settings.settings_for(attack, scheme, options_of(scheme), seed=SEED)
+    return trained_settings.settings_for(attack, scheme, options_of(scheme), seed=SEED)
 
 
 def measure(path: pathlib.Path, work: pathlib.Path) -> None:
@@ -50,7 +51,7 @@ def measure(path: pathlib.Path, work: pathlib.Path) -> None:
     import tqdm
 
     from keras_dpvit import datasets
-    from keras_dpvit.attacks import learned
+    from keras_dpvit.attacks import trained_attacks
 
     result = _started(path)
     done = {(row["scheme"], row["attack"]) for row in result["rows"]}
@@ -58,12 +59,12 @@ def measure(path: pathlib.Path, work: pathlib.Path) -> None:
     if not wanted:
         return
     data = datasets.load("fashion_mnist")
-    parts = learned.make_parts(data, SHAPE, *AMOUNTS, SEED)
-    judge = learned.train_judge(parts.own, parts.own_labels, data.num_classes, SEED)
+    parts = trained_attacks.make_parts(data, SHAPE, *AMOUNTS, SEED)
+    judge = trained_attacks.train_judge(parts.own, parts.own_labels, data.num_classes, SEED)
     for scheme, attack in tqdm.tqdm(wanted, desc="learned", disable=None):
         folder = work / f"{scheme}_{attack}"
         settings = settings_of(scheme, attack)
-        outcome = learned.attack_test_images(
+        outcome = trained_attacks.attack_test_images(
             attack,
             scheme,
             options_of(scheme),
@@ -82,7 +83,7 @@ def measure(path: pathlib.Path, work: pathlib.Path) -> None:
         result["rows"].append(row)
         order = [(s, a) for s in SCHEMES for a in ATTACKS]
         result["rows"].sort(key=lambda r: order.index((r["scheme"], r["attack"])))
-        replace(path, json.dumps(result, indent=2) + "\n")
+        _files.write_json(path, result, indent=2)
 
 
 def _started(path: pathlib.Path) -> dict[str, Any]:
@@ -134,10 +135,3 @@ def picture(path: pathlib.Path, work: pathlib.Path) -> None:
     part = path.with_name(f".part-{path.name}")
     sheet.quantize(128).save(part, "PNG", optimize=True)
     os.replace(part, path)
-
-
-def replace(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    work = path.with_name(f".part-{path.name}-{os.getpid()}")
-    work.write_text(text, "utf-8")
-    os.replace(work, path)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_dpvit.attacks.trials import BROKEN_SSIM
+from keras_dpvit.attacks.evaluation import BROKEN_SSIM
 
 Groups = dict[str, dict[str, Any]]
 

@@ -1,60 +1,32 @@
 """keras_dpvit: vision transformers trained on private images with differential privacy.
 
 Names are loaded when they are first used, so that planning a run does not wait for TensorFlow.
+What there is, and where it lives, is listed in `__init__.pyi`.
 """
 
-import importlib
-from typing import Any
+import warnings as _warnings
+
+import lazy_loader as _lazy_loader
 
 from keras_dpvit.version import __version__
 
-_HOME = {
-    "InputError": "errors",
-    "PrivacyPlan": "privacy.plan",
-    "PrivacyLedger": "privacy.ledger",
-    "MedianLayerClipping": "privacy.clipping",
-    "FlatClipping": "privacy.clipping",
-    "FixedLayerClipping": "privacy.clipping",
-    "AutomaticClipping": "privacy.clipping",
-    "ConstantNoise": "privacy.schedules",
-    "StepNoise": "privacy.schedules",
-    "LinearNoise": "privacy.schedules",
-    "DynamicSensitivity": "privacy.sensitivity",
-    "FixedSensitivity": "privacy.sensitivity",
-    "DPViTBackbone": "models.backbone",
-    "DPViTClassifier": "models.classifier",
-    "FusedClassifier": "models.fused",
-    "describe": "models.description",
-    "AdaptiveWeightedFusion": "layers.fusion",
-    "DPKerasSGDOptimizer": "training.optimizers",
-    "DPKerasAdamOptimizer": "training.optimizers",
-    "choose_trainable": "models.trainable",
-    "load_initial_weights": "training.fine_tuning",
-    "Augmentation": "training.augmentation",
-    "PrivacyBudget": "training.callbacks",
-    "PrivateMetrics": "training.private_metrics",
-    "TrialCount": "privacy.tuning",
-    "random_trials": "privacy.tuning",
-    "load_model": "loading",
-    "make_private": "training.dp_model",
-    "PerClassBinaryCrossentropy": "training.losses",
-    "validate": "training.validation",
-}
-_ROOMS = (
-    "auditing", "datasets", "encryption", "export", "gradients", "layers", "models", "plots",
-    "privacy", "training",
-)  # fmt: skip
+_load, _names, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["__version__", *__all__]
 
-__all__ = ["__version__", *_HOME, *_ROOMS]
+_RENAMED = {"validate": "check_examples_independent"}  # kept for one release
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        _warnings.warn(
+            f"keras_dpvit.{name} is now called keras_dpvit.{new}; the old name will be removed.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = new
+    return _load(name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

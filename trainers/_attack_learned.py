@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_dpvit import datasets
-from keras_dpvit.attacks import learned_settings
-from keras_dpvit.attacks.learned_training import EpochStore
+from keras_dpvit import _quiet, datasets
+from keras_dpvit.attacks import trained_settings
+from keras_dpvit.attacks.trained_steps import EpochStore
 from keras_dpvit.errors import InputError
-from trainers import _attack_output, _cli
+from trainers import _attack_output
 
 FLAGS = flags.FLAGS
 
@@ -32,27 +32,29 @@ def run(
         command: for the results.
     """
     settings = None
-    if FLAGS.attack in learned_settings.ATTACKERS:
+    if FLAGS.attack in trained_settings.ATTACKERS:
         changes: dict[str, Any] = {"seed": FLAGS.seed}
         if FLAGS.epochs is not None:
             changes["epochs"] = FLAGS.epochs
         scale = FLAGS.scale or "small"
-        settings = learned_settings.settings_for(
+        settings = trained_settings.settings_for(
             FLAGS.attack, scheme, options, scale, FLAGS.network, **changes
         )
     output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
     data = _load(image_shape)
-    from keras_dpvit.attacks import learned
+    from keras_dpvit.attacks import trained_attacks
 
     own, victim, test = _amounts(data)
-    parts = learned.make_parts(data, image_shape, own, victim, test, FLAGS.seed)
+    parts = trained_attacks.make_parts(data, image_shape, own, victim, test, FLAGS.seed)
     if FLAGS.checkpoint_dir is not None:
         EpochStore(FLAGS.checkpoint_dir)  # before any time is spent
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     bar = _EpochBar(settings.epochs if settings else 0)
-    with _cli.quiet_stderr() if settings is None else bar:
-        judge = learned.train_judge(parts.own, parts.own_labels, data.num_classes, FLAGS.seed)
-        outcome = learned.attack_test_images(
+    with _quiet.quiet_stderr() if settings is None else bar:
+        judge = trained_attacks.train_judge(
+            parts.own, parts.own_labels, data.num_classes, FLAGS.seed
+        )
+        outcome = trained_attacks.attack_test_images(
             FLAGS.attack,
             scheme,
             options,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit import _files
 from keras_dpvit.errors import InputError
 
 _GAP = 4
@@ -21,7 +22,7 @@ def image_files(folder: str) -> list[pathlib.Path]:
     Raises:
         InputError: if there is no such folder, or no picture in it.
     """
-    from keras_dpvit.encryption.pictures import SUFFIXES
+    from keras_dpvit.encryption.image_files import SUFFIXES
 
     base = pathlib.Path(folder)
     if not base.is_dir():
@@ -34,7 +35,7 @@ def image_files(folder: str) -> list[pathlib.Path]:
 
 def read(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
     """One picture, stretched to a shape."""
-    from keras_dpvit.encryption.pictures import read_plain
+    from keras_dpvit.encryption.image_files import read_plain
 
     return read_plain(path, shape[2], shape[:2])
 
@@ -49,7 +50,7 @@ def checked_folder(output: str) -> pathlib.Path:
     if path.exists() or path.is_symlink():
         raise InputError(f"output must be a new folder, {output!r} exists.")
     parent = path.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not _files.is_writable(parent):
         raise InputError(f"output must be in a folder that can be written, got {output!r}.")
     return path
 

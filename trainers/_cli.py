@@ -1,10 +1,7 @@
 """What the programs share: flags, one-line errors with exit status 2, quiet start of TensorFlow."""
 
-import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 from absl import app, flags
@@ -49,33 +46,3 @@ def fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
     print(f"error: {one_line}", file=sys.stderr)
     sys.exit(2)
-
-
-def start_tensorflow() -> None:
-    """Imports TensorFlow and Keras without their start-up messages."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with quiet_stderr():
-        import keras  # noqa: F401
-        import tensorflow  # noqa: F401
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Holds back what native code writes to stderr; shows it if the block fails unexpectedly."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        before = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except InputError:
-            raise  # its one line says it all
-        except BaseException:
-            sys.stderr.flush()
-            held.seek(0)
-            os.write(before, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)

@@ -14,7 +14,7 @@ Examples:
 from absl import flags
 
 from keras_dpvit.encryption import folders
-from keras_dpvit.encryption.pictures import RESIZES
+from keras_dpvit.encryption.image_files import RESIZES
 from keras_dpvit.errors import InputError
 from trainers import _encrypt_flags
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from keras_dpvit.encryption import pictures, records
+from keras_dpvit.encryption import image_files, tfrecords
 from keras_dpvit.encryption.key_file import read_header
 from keras_dpvit.encryption.manifest import read_manifest
 from keras_dpvit.errors import InputError
@@ -65,7 +65,7 @@ def _folder(path: pathlib.Path) -> dict[str, Any]:
 
 def _kid(path: pathlib.Path) -> str:
     is_shard = path.suffix.lower() == ".tfrecord"
-    kid = records.first_kid(path) if is_shard else pictures.read_kid(path)
+    kid = tfrecords.first_kid(path) if is_shard else image_files.read_kid(path)
     if kid is None:
         raise InputError(f"{path} names no key: it is not encrypted, or in a format without.")
     return kid

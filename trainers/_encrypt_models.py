@@ -7,16 +7,17 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from keras_dpvit import _files, _quiet
 from keras_dpvit.errors import InputError
-from trainers import _cli, _models
+from keras_dpvit.runs import model_files
 
 
 def check_output(source: str, target: str) -> None:
     """Raises InputError unless `target` is a new .keras file in a folder that can be written."""
-    _models.check_model_file(source, "input")
+    model_files.check_model_file(source, "input")
     path = pathlib.Path(target).absolute()
     folder = path.parent
-    if path.suffix != ".keras" or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if path.suffix != ".keras" or not _files.is_writable(folder):
         raise InputError(
             "output must be a file ending in .keras in a folder that can be written, "
             f"got {target!r}."
@@ -37,8 +38,8 @@ def convert(source: str, target: str, move: Callable[[Any], Any]) -> None:
         InputError: as `check_output`, `load_any` and `move` do.
     """
     check_output(source, target)
-    _cli.start_tensorflow()
-    model = _models.load_any(source, "input")
+    _quiet.start_tensorflow()
+    model = model_files.load_any(source, "input")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         moved = move(model)

@@ -1,13 +1,13 @@
 """Flags that several programs have, and what they stand for."""
 
-import os
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
-from keras_dpvit import datasets
+from keras_dpvit import _files, datasets
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.accounting import ACCOUNTANTS
@@ -66,10 +66,7 @@ def output_dir() -> pathlib.Path:
         InputError: if it is a file, lies below one, or may not be written.
     """
     base = pathlib.Path(FLAGS.output_dir or f"savedmodels/{FLAGS.dataset}")
-    place = base.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    if not _files.can_be_made(base / "1"):
         raise InputError(f"output_dir must be a directory that can be written, got {str(base)!r}.")
     return base
 
@@ -104,12 +101,16 @@ def parse_image_size(values: list[str]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def dataset_summary(data: ImageData) -> dict[str, Any]:
-    """Name and sizes for the privacy card."""
-    return {
-        "name": data.name,
-        "num_training_examples": len(data.x_train),
-        "num_test_examples": len(data.x_test),
-        "image_shape": list(data.image_shape),
-        "class_names": list(data.class_names),
-    }
+def settings(kind: Any) -> Any:
+    """A dataclass of settings, each field the flag of its name."""
+    return kind(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(kind)})
+
+
+def recorded(left_out: tuple[str, ...]) -> dict[str, Any]:
+    """The program's flags and their values, for a file that travels.
+
+    Args:
+        left_out: names of flags that stay here.
+    """
+    own = FLAGS.get_key_flags_for_module("__main__")
+    return {flag.name: flag.value for flag in own if flag.name not in left_out}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from keras_dpvit._files import CARD_NAME
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.encryption.cipher import ImageCipher
 from keras_dpvit.errors import InputError
 
 FLAGS = flags.FLAGS
-_CARD_NAME = "privacy_card.json"
 _BATCH = 1000
 
 # What the card says beside epsilon, so that neither protection is taken for the other.
@@ -92,7 +92,7 @@ def check_key_of_model(model_path: str, cipher: ImageCipher | None) -> None:
         InputError: if the model was trained under another key.
     """
     path = pathlib.Path(model_path)
-    card_path = (path if path.is_dir() else path.parent) / _CARD_NAME
+    card_path = (path if path.is_dir() else path.parent) / CARD_NAME
     try:
         trained = json.loads(card_path.read_text("utf-8")).get("encryption")
     except (OSError, ValueError, AttributeError):

@@ -36,13 +36,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_dpvit import _validate, datasets
+from keras_dpvit import _quiet, _validate, datasets
 from keras_dpvit.attacks.image_translation import NETWORKS
-from keras_dpvit.attacks.learned_settings import ATTACKERS as LEARNED
-from keras_dpvit.attacks.learned_settings import SCALES
+from keras_dpvit.attacks.trained_settings import ATTACKERS as LEARNED
+from keras_dpvit.attacks.trained_settings import SCALES
 from keras_dpvit.encryption.schemes import block_size_of, full_options
 from keras_dpvit.errors import InputError
-from trainers import _attack_output, _cli, _flags, _models, _scheme_flags
+from keras_dpvit.runs import model_files
+from trainers import _attack_output, _cli, _flags, _scheme_flags
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(_scheme_flags)  # so that --help shows them
@@ -132,9 +133,9 @@ def main() -> None:
     observed = _observed(len(files))
     output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
     weights = _public_weights(shape)
-    from keras_dpvit.attacks import trials
+    from keras_dpvit.attacks import evaluation
 
-    setting = trials.Setting(
+    setting = evaluation.Setting(
         SCHEMES[FLAGS.scheme],
         FLAGS.attack,
         shape,
@@ -148,8 +149,10 @@ def main() -> None:
         batch = np.stack([_attack_output.read(files[i], shape) for i in order])
         return batch[:observed], batch[observed:]
 
-    done = _attack_output.with_bar(trials.run(setting, draw, FLAGS.keys, FLAGS.seed), FLAGS.keys)
-    summary = {"command": _command(), **trials.summarize(setting, done), "observed": observed}
+    done = _attack_output.with_bar(
+        evaluation.run(setting, draw, FLAGS.keys, FLAGS.seed), FLAGS.keys
+    )
+    summary = {"command": _command(), **evaluation.summarize(setting, done), "observed": observed}
     if weights is not None:
         summary["drift"] = FLAGS.drift
     if output is not None:
@@ -259,12 +262,14 @@ def _public_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray
     """Patch kernel and position table of --public_model, found to fit the images."""
     if FLAGS.public_model is None:
         return None
-    _models.check_model_file(FLAGS.public_model, "public_model")
-    _cli.start_tensorflow()
+    model_files.check_model_file(FLAGS.public_model, "public_model")
+    _quiet.start_tensorflow()
     from keras_dpvit.attacks.weight_matching import embedding_weights
 
-    with _cli.quiet_stderr():
-        kernel, positions = embedding_weights(_models.load_any(FLAGS.public_model, "public_model"))
+    with _quiet.quiet_stderr():
+        kernel, positions = embedding_weights(
+            model_files.load_any(FLAGS.public_model, "public_model")
+        )
     block = FLAGS.block_size or 16
     blocks = (shape[0] // block) * (shape[1] // block)
     if kernel.shape[:3] != (block, block, shape[2]) or not 0 <= len(positions) - blocks <= 2:

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from keras_dpvit import _quiet
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.errors import InputError
-from trainers import _cli, _flags, _models
+from keras_dpvit.runs import model_files
+from trainers import _cli, _flags
 
 FLAGS = flags.FLAGS
 _flags.define_dataset_flags()
@@ -39,8 +41,8 @@ def _check_flags() -> None:
         raise InputError(f"num_images must be 1..24, got {FLAGS.num_images}.")
     if FLAGS.seed is not None and FLAGS.seed < 0:
         raise InputError(f"seed must be a whole number, 0 or above, got {FLAGS.seed}.")
-    _models.check_model_file(FLAGS.model)
-    _models.check_picture(output=FLAGS.output)
+    model_files.check_model_file(FLAGS.model)
+    model_files.check_picture(output=FLAGS.output)
 
 
 def _chosen(data: ImageData) -> np.ndarray:
@@ -69,12 +71,12 @@ def _short(name: str) -> str:
 def main() -> None:
     """Writes the picture."""
     _check_flags()
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     from keras_dpvit.plots import plot_attention_maps
     from keras_dpvit.training.inputs import check_images
 
-    with _cli.quiet_stderr():
-        model = _models.load_member(FLAGS.model, FLAGS.member)
+    with _quiet.quiet_stderr():
+        model = model_files.load_member(FLAGS.model, FLAGS.member)
     data = _flags.load_dataset(tuple(model.input_shape[1:]))
     check_images(data.x_test, tuple(model.input_shape[1:]))
     if model.num_classes != len(data.class_names):
@@ -84,7 +86,7 @@ def main() -> None:
         )
     rows = _chosen(data)
     images = data.x_test[rows].astype("float32")
-    with _cli.quiet_stderr():
+    with _quiet.quiet_stderr():
         labels = _labels(model, images, data.y_test[rows], data.class_names)
         plot_attention_maps(model, images, FLAGS.output, labels=labels)
     print(f"{FLAGS.output}: attention maps of {len(rows)} held-out images of {data.name}.")

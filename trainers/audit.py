@@ -23,11 +23,12 @@ from typing import Any
 
 from absl import flags
 
-from keras_dpvit import _validate
-from keras_dpvit.attacks.canaries import KINDS
-from keras_dpvit.attacks.one_run_audit import check_guesses
+from keras_dpvit import _quiet, _validate
+from keras_dpvit.auditing import audit_run, neighbours_report
+from keras_dpvit.auditing.canaries import KINDS
+from keras_dpvit.auditing.one_run import check_guesses
 from keras_dpvit.errors import InputError
-from trainers import _audit, _audit_neighbours, _cli, _flags
+from trainers import _cli, _flags
 
 FLAGS = flags.FLAGS
 _flags.define_privacy_flags()
@@ -36,7 +37,7 @@ flags.FLAGS.set_default("epsilon", 2.0)
 flags.DEFINE_enum(
     "mechanism",
     "certified",
-    _audit.MECHANISMS,
+    audit_run.MECHANISMS,
     "certified: a plan for --epsilon. as_published: the paper's formulas with the noise that would "
     "cost --epsilon if they were right. no_noise: a certified plan without its noise; the audit "
     "must find it out, or it finds nothing.",
@@ -94,9 +95,9 @@ def _check_flags() -> None:
         if FLAGS[name].value % 2:
             raise InputError(f"{name} must be even, got {FLAGS[name].value}.")
     if FLAGS.output is not None:
-        _audit.check_output(FLAGS.output)
+        audit_run.check_output(FLAGS.output)
     if FLAGS.attack == "neighbours":
-        _audit_neighbours.check_flags(FLAGS)
+        neighbours_report.check_flags(FLAGS)
         return
     if FLAGS.model not in ("vit", "linear"):
         raise InputError(f"model must be vit or linear, got {FLAGS.model!r}.")
@@ -133,11 +134,11 @@ def main() -> None:
     data = _flags.load_dataset((32, 32, 3))
     report: Any
     if FLAGS.attack == "neighbours":
-        _cli.start_tensorflow()
-        report = _audit_neighbours.run(FLAGS.model, data)
+        _quiet.start_tensorflow()
+        report = neighbours_report.run(FLAGS.model, data)
     else:
-        job = _audit.Job.from_flags(FLAGS, data, _guesses())
-        _cli.start_tensorflow()
+        job = audit_run.Job.prepare(_flags.settings(audit_run.AuditSettings), data, _guesses())
+        _quiet.start_tensorflow()
         report = job.run()
     print(f"\n{report.text()}")
     sys.stdout.flush()

@@ -13,9 +13,11 @@ from typing import Any
 
 from absl import flags
 
+from keras_dpvit import _quiet
 from keras_dpvit.errors import InputError
 from keras_dpvit.models.presets import PRESETS, preset_arguments
-from trainers import _cli, _models
+from keras_dpvit.runs import model_files
+from trainers import _cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("preset", None, "A named size; --list shows them.")
@@ -33,10 +35,10 @@ def main() -> None:
         _print_presets()
         return
     _check_flags()
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     from keras_dpvit.models.description import PUBLISHED, describe
 
-    with _cli.quiet_stderr():
+    with _quiet.quiet_stderr():
         model = _model()
         facts = describe(model)
     published = PUBLISHED.get(FLAGS.preset)
@@ -61,16 +63,16 @@ def _check_flags() -> None:
     elif FLAGS.num_classes is not None:
         raise InputError("num_classes must be left out with --model, which has its own.")
     else:
-        _models.check_model_file(FLAGS.model)
+        model_files.check_model_file(FLAGS.model)
     if FLAGS.num_classes is not None and FLAGS.num_classes < 2:
         raise InputError(f"num_classes must be at least 2, got {FLAGS.num_classes}.")
     if FLAGS.picture is not None:
-        _models.check_picture(picture=FLAGS.picture)
+        model_files.check_picture(picture=FLAGS.picture)
 
 
 def _model() -> Any:
     if FLAGS.model is not None:
-        return _models.load_member(FLAGS.model, FLAGS.member)
+        return model_files.load_member(FLAGS.model, FLAGS.member)
     from keras_dpvit.models.classifier import DPViTClassifier
 
     classes = FLAGS.num_classes or PRESETS[FLAGS.preset]["num_classes"]

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
+from keras_dpvit.edge import annotation, frames
 from keras_dpvit.errors import InputError
-from trainers import _annotated, _cli, _frames
+from trainers import _cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A TFLite file that this package wrote.")
@@ -96,7 +97,7 @@ def _check_flags() -> None:
 
 
 def label_frames(
-    runner: Any, source: _frames.Source, annotated: Any, printer: Printer | None, limit: int | None
+    runner: Any, source: frames.Source, annotated: Any, printer: Printer | None, limit: int | None
 ) -> Run:
     """Runs every frame; Ctrl-C ends the run as the end of the source does.
 
@@ -109,9 +110,9 @@ def label_frames(
     """
     run = Run()
     start = time.perf_counter()
-    frames = _frames.read_ahead(source, runner.image_shape, annotated is not None, limit)
+    stream = frames.read_ahead(source, runner.image_shape, annotated is not None, limit)
     try:
-        for frame in frames:
+        for frame in stream:
             begun = time.perf_counter()
             outputs = runner.predict(frame.pixels[None])
             run.inference_seconds.append(time.perf_counter() - begun)
@@ -132,23 +133,23 @@ def label_frames(
         if source.kind != "camera":
             raise
     finally:
-        frames.close()
+        stream.close()
     return run
 
 
 def main() -> None:
     """Opens model and source, runs, prints."""
     _check_flags()
-    output = None if FLAGS.output is None else _annotated.check_output(FLAGS.output)
+    output = None if FLAGS.output is None else annotation.check_output(FLAGS.output)
     from keras_dpvit.edge import TFLiteRunner
 
-    with _cli.quiet_stderr():  # both announce themselves there
+    with _quiet.quiet_stderr():  # both announce themselves there
         runner = TFLiteRunner(FLAGS.model, FLAGS.threads)
         if runner.image_shape[-1] not in (1, 3):
             raise InputError(f"{FLAGS.model} takes images of {runner.image_shape[-1]} channels.")
-        source = _frames.open_source(FLAGS.source)
+        source = frames.open_source(FLAGS.source)
     printer = None if FLAGS.json else Printer(running=source.kind != "folder")
-    with _cli.quiet_stderr(), _annotated.writing(output, source.rate) as annotated:
+    with _quiet.quiet_stderr(), annotation.writing(output, source.rate) as annotated:
         run = label_frames(runner, source, annotated, printer, FLAGS.limit)
     summary = run.summary()
     if FLAGS.json:

@@ -11,6 +11,7 @@ import json
 import numpy as np
 from absl import flags
 
+from keras_dpvit import _quiet
 from keras_dpvit.errors import InputError
 from trainers import _cli, _flags, _hidden_images
 
@@ -28,12 +29,12 @@ def main() -> None:
     """Prints accuracy overall and by class."""
     if (FLAGS.saved_model is None) == (FLAGS.tflite is None):
         raise InputError("Give one of --saved_model=DIR and --tflite=FILE.")
-    _cli.start_tensorflow()
-    from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner, version_directory
+    _quiet.start_tensorflow()
+    from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner, version_directory
     from keras_dpvit.training.inputs import check_images
 
     runner: SavedModelRunner | TFLiteRunner
-    with _cli.quiet_stderr():  # both announce themselves there
+    with _quiet.quiet_stderr():  # both announce themselves there
         if FLAGS.saved_model is not None:
             path = str(version_directory(FLAGS.saved_model))
             runner = SavedModelRunner(path)
@@ -45,7 +46,7 @@ def main() -> None:
     if cipher is not None:
         data = _hidden_images.encrypt(data, cipher)
     check_images(data.x_test, runner.image_shape)
-    with _cli.quiet_stderr():
+    with _quiet.quiet_stderr():
         outputs = runner.predict(data.x_test)
     classes = outputs["probabilities"].shape[-1]
     if classes != len(data.class_names):

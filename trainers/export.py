@@ -10,15 +10,18 @@ Examples:
   python -m trainers.export --run=savedmodels/fmnist/2 --tflite=fmnist.tflite --quantize=int8
 """
 
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from keras_dpvit import _files, _quiet
+from keras_dpvit._files import CARD_NAME, KERAS_NAME
+from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
-from trainers import _cli, _models, _pictures
+from keras_dpvit.runs import model_files
+from trainers import _cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A .keras file.")
@@ -48,9 +51,6 @@ flags.DEFINE_bool(
     "Whether the layers' noise is drawn on every request (default: as the model was made).",
 )
 
-_KERAS_NAME = "model.keras"
-_CARD_NAME = "privacy_card.json"
-
 
 def _check_flags() -> None:
     """What can be refused before TensorFlow starts."""
@@ -66,7 +66,7 @@ def _check_flags() -> None:
         if FLAGS[name].value is not None:
             _check_place(name, FLAGS[name].value)
     if FLAGS.model is not None:
-        _models.check_model_file(FLAGS.model)
+        model_files.check_model_file(FLAGS.model)
 
 
 def _check_place(name: str, value: str) -> None:
@@ -75,21 +75,18 @@ def _check_place(name: str, value: str) -> None:
         raise InputError(f"{value} exists already: nothing is written over an export.")
     if name == "tflite" and (place.is_dir() or place.suffix != ".tflite"):
         raise InputError(f"tflite must be a file ending in .tflite, got {value!r}.")
-    parent = place.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    if not _files.can_be_made(place):
         raise InputError(f"{name} must be in a directory that can be written, got {value!r}.")
 
 
 def _run_directory() -> pathlib.Path:
     """The version of the run that is converted."""
     base = pathlib.Path(FLAGS.run)
-    versions = [p for p in base.glob("*") if p.name.isdecimal() and (p / _KERAS_NAME).is_file()]
-    if (base / _KERAS_NAME).is_file():
+    versions = [p for p in base.glob("*") if p.name.isdecimal() and (p / KERAS_NAME).is_file()]
+    if (base / KERAS_NAME).is_file():
         return base
     if not versions:
-        raise InputError(f"run must be a directory with {_KERAS_NAME}, got {FLAGS.run!r}.")
+        raise InputError(f"run must be a directory with {KERAS_NAME}, got {FLAGS.run!r}.")
     return max(versions, key=lambda p: int(p.name))
 
 
@@ -97,7 +94,7 @@ def _dataset(directory: pathlib.Path) -> dict[str, Any]:
     """What the run's card says of its data set."""
     from keras_dpvit.export.files import read_json
 
-    card = directory / _CARD_NAME
+    card = directory / CARD_NAME
     dataset = read_json(card).get("dataset", {}) if card.is_file() else {}
     return dataset if isinstance(dataset, dict) else {}
 
@@ -112,9 +109,9 @@ def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
     if FLAGS.calibration is None:
         return np.asarray(synthetic_images(image_shape))
 
-    paths = _pictures.picture_files([FLAGS.calibration], "calibration")
+    paths = picture_files.picture_files([FLAGS.calibration], "calibration")
     for path in paths:
-        _pictures.read_picture(path, "calibration")
+        picture_files.read_picture(path, "calibration")
     if image_shape[-1] not in (1, 3):
         raise InputError(f"calibration cannot be pictures for {image_shape[-1]} channels.")
     return np.stack([read_image(path, image_shape) for path in paths])
@@ -134,14 +131,14 @@ def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]
     written = []
     if FLAGS.saved_model is not None:
         requests = warmup.is_available()
-        with _cli.quiet_stderr():
+        with _quiet.quiet_stderr():
             export.saved_model(model, FLAGS.saved_model, warmup_requests=requests, **options)
         written.append(("SavedModel", pathlib.Path(FLAGS.saved_model)))
         if not requests:
             print(f"{warmup.MISSING}.")
     if FLAGS.tflite is not None:
         quantize = None if FLAGS.quantize == "none" else FLAGS.quantize
-        with _cli.quiet_stderr():
+        with _quiet.quiet_stderr():
             export.tflite(
                 model, FLAGS.tflite, quantize=quantize, calibration=calibration, **options
             )
@@ -157,11 +154,11 @@ def _size(path: pathlib.Path) -> int:
 def main() -> None:
     """Loads, writes, and prints what was written."""
     _check_flags()
-    path = pathlib.Path(FLAGS.model) if FLAGS.run is None else _run_directory() / _KERAS_NAME
-    _cli.start_tensorflow()
+    path = pathlib.Path(FLAGS.model) if FLAGS.run is None else _run_directory() / KERAS_NAME
+    _quiet.start_tensorflow()
     dataset = {} if FLAGS.run is None else _dataset(path.parent)
-    with _cli.quiet_stderr():
-        model = _models.load_any(str(path))
+    with _quiet.quiet_stderr():
+        model = model_files.load_any(str(path))
     for name, place in _write(model, dataset):
         print(f"{name:10}  {place}  {_size(place) / 1e6:.2f} MB")
 

@@ -60,7 +60,7 @@ def main() -> None:
     plan = _plan()
     together = PrivacyLedger(plan.entries(plan.steps) * FLAGS.members)
     epsilons = statement.epsilons(together, plan.delta)
-    gradient_noise, count_noise = plan.mechanism().split()
+    gradient_noise, count_noise = plan.mechanism().split_noise()
     summary = {
         "noise_multiplier": plan.noise_multiplier,
         "gradient_noise_multiplier": gradient_noise,

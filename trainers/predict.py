@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
+from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
-from trainers import _cli, _flags, _pictures
+from trainers import _cli, _flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -45,15 +46,15 @@ class LocalModel:
     """
 
     def __init__(self, directory: str) -> None:
-        _cli.start_tensorflow()
-        from keras_dpvit.export.running import SavedModelRunner
+        _quiet.start_tensorflow()
+        from keras_dpvit.export.runners import SavedModelRunner
 
-        with _cli.quiet_stderr():
+        with _quiet.quiet_stderr():
             self._runner = SavedModelRunner(directory)
 
     def answers(self, files: Any) -> dict[str, list[Any]]:
         """See `Client`."""
-        with _cli.quiet_stderr():
+        with _quiet.quiet_stderr():
             outputs = self._runner.predict_files(list(files))
         outputs["label"] = np.array([label.decode() for label in outputs["label"]])
         return {name: values.tolist() for name, values in outputs.items()}
@@ -66,11 +67,11 @@ class LocalModel:
 def _client() -> Any:
     if FLAGS.saved_model is not None:
         return LocalModel(FLAGS.saved_model)
-    from trainers import _serving_client
+    from keras_dpvit.export import serving_client
 
     if FLAGS.url.startswith("grpc"):
-        _cli.start_tensorflow()
-    return _serving_client.client_for(FLAGS.url, FLAGS.timeout)
+        _quiet.start_tensorflow()
+    return serving_client.client_for(FLAGS.url, FLAGS.timeout)
 
 
 def _predictions(client: Any, names: list[str], files: list[bytes]) -> list[dict[str, Any]]:
@@ -107,8 +108,8 @@ def main() -> None:
     if not FLAGS.image:
         raise InputError("--image must be given: a PNG or JPEG file, or a folder of them.")
     _flags.check_numbers(top=_validate.positive_int, timeout=_validate.positive)
-    paths = _pictures.picture_files(FLAGS.image, "image")
-    files = [_pictures.read_picture(path, "image") for path in paths]
+    paths = picture_files.picture_files(FLAGS.image, "image")
+    files = [picture_files.read_picture(path, "image") for path in paths]
     predictions = _predictions(_client(), [str(path) for path in paths], files)
     if FLAGS.json:
         print(json.dumps(predictions, indent=2))

@@ -14,12 +14,11 @@ Examples:
   python -m trainers.report --run=savedmodels/image_folder --data_dir=photos --sample_images=0
 """
 
-import os
 import pathlib
 
 from absl import flags
 
-from keras_dpvit import _validate, datasets
+from keras_dpvit import _files, _quiet, _validate, datasets
 from keras_dpvit.errors import InputError
 from keras_dpvit.report import run_files
 from trainers import _cli, _flags
@@ -57,8 +56,7 @@ def _output(files: run_files.RunFiles) -> pathlib.Path:
     if (
         output.suffix.lower() not in (".html", ".htm")
         or output.is_dir()
-        or not folder.is_dir()
-        or not os.access(folder, os.W_OK | os.X_OK)
+        or not _files.is_writable(folder)
     ):
         raise InputError(
             "output must be a file ending in .html in a directory that can be written, "
@@ -82,11 +80,11 @@ def main() -> None:
     files = _check_flags()
     output = _output(files)
     data = _load_data(files)
-    _cli.start_tensorflow()
+    _quiet.start_tensorflow()
     from keras_dpvit.report.page import html_page, write_page
     from keras_dpvit.report.predictions import predict
 
-    with _cli.quiet_stderr():
+    with _quiet.quiet_stderr():
         run = run_files.load(files)
         held_out = predict(run, data, FLAGS.max_images)
         page = html_page(run, held_out, FLAGS.sample_images)

@@ -15,15 +15,14 @@ Examples:
   python -m trainers.reproduce --artifact=encryption_table --scale=full --output=table_full
 """
 
-import os
 import pathlib
 
 from absl import flags
 
-from keras_dpvit import _validate
+from keras_dpvit import _files, _quiet, _validate
 from keras_dpvit.errors import InputError
+from keras_dpvit.reproduction.encryption_rows import ROWS, SCALES, Settings, settings_for
 from trainers import _cli, _flags
-from trainers._encryption_rows import ROWS, SCALES, Settings, settings_for
 
 FLAGS = flags.FLAGS
 ARTIFACTS = ("encryption_table",)
@@ -56,10 +55,7 @@ def _rows() -> list[str]:
 def _output() -> pathlib.Path:
     """The folder, found fit to be written; makes nothing."""
     path = pathlib.Path(FLAGS.output or f"reproduced/{FLAGS.artifact}_{FLAGS.scale}")
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    if not _files.can_be_made(path / "rows"):
         raise InputError(f"output must be a folder that can be written, got {str(path)!r}.")
     return path
 
@@ -67,14 +63,14 @@ def _output() -> pathlib.Path:
 def main() -> None:
     """Makes the artifact and prints it."""
     settings, rows, output = _settings(), _rows(), _output()
-    from trainers import _encryption_results as results
+    from keras_dpvit.reproduction import encryption_results as results
 
     done = results.finished(output, rows, settings)
     if len(done) < len(rows):
-        _cli.start_tensorflow()
-        from trainers import _encryption_table
+        _quiet.start_tensorflow()
+        from keras_dpvit.reproduction import encryption_table
 
-        _encryption_table.run(rows, settings, output, FLAGS.data_dir)
+        encryption_table.run(rows, settings, output, FLAGS.data_dir)
         done = results.finished(output, rows, settings)
     path = results.write_table(output, rows, done, settings)
     print(results.as_text(rows, done, settings))

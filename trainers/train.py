@@ -17,11 +17,22 @@ import sys
 
 from absl import flags
 
-from keras_dpvit import _validate
+from keras_dpvit import _quiet, _validate
 from keras_dpvit.models.presets import preset_arguments, preset_for
 from keras_dpvit.privacy.sampling import independent_parts
-from keras_dpvit.training.fine_tuning import check_path
+from keras_dpvit.runs.settings import RunSettings
+from keras_dpvit.training.initial_weights import check_path
 from trainers import _cli, _flags, _hidden_images
+
+# Kept out of run.json, for it travels: a seed is a secret, and places tell of the machine.
+_STAY_HERE = (
+    "seed",
+    "data_dir",
+    "output_dir",
+    "init_weights",
+    "encryption_key",
+    "encryption_passphrase_file",
+)
 
 FLAGS = flags.FLAGS
 _flags.define_privacy_flags()
@@ -110,17 +121,25 @@ def main() -> None:
     parts = None
     if FLAGS.members_data == "disjoint" and FLAGS.members > 1:
         parts = independent_parts(len(data.x_train), FLAGS.members, FLAGS.seed)
-    from trainers import _members
+    from keras_dpvit.runs import training
 
-    num_examples = _members.public_number(len(data.x_train), FLAGS)
-    plans = _members.plans(num_examples, FLAGS)
-    _cli.start_tensorflow()
-    from trainers import _export
+    settings = _flags.settings(RunSettings)
+    num_examples = training.public_number(len(data.x_train), settings)
+    plans = training.plans(num_examples, settings)
+    _quiet.start_tensorflow()
+    from keras_dpvit.runs import exports
 
-    print(_members.describe(plans[0], data, preset, FLAGS, num_examples))
-    members, histories = _members.train_all(data, parts, preset, plans, FLAGS)
-    result = _export.export_and_score(
-        members, data, histories, output_dir, FLAGS, num_examples, encryption
+    print(training.describe(plans[0], data, preset, settings, num_examples))
+    members, histories = training.train_all(data, parts, preset, plans, settings)
+    result = exports.export_and_score(
+        members,
+        data,
+        histories,
+        output_dir,
+        settings.members_data,
+        _flags.recorded(_STAY_HERE),
+        num_examples,
+        encryption,
     )
     print()
     print(result.card["statement"])

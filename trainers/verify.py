@@ -19,8 +19,11 @@ from typing import Any
 
 from absl import flags
 
+from keras_dpvit import _quiet
+from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
-from trainers import _cli, _models, _pictures
+from keras_dpvit.runs import model_files
+from trainers import _cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
@@ -37,12 +40,12 @@ def main() -> None:
     if FLAGS.saved_model is None:
         raise InputError("--saved_model must be given: a directory with a SavedModel.")
     if FLAGS.keras is not None:
-        _models.check_model_file(FLAGS.keras, "keras")
-    paths = [] if FLAGS.images is None else _pictures.picture_files([FLAGS.images], "images")
+        model_files.check_model_file(FLAGS.keras, "keras")
+    paths = [] if FLAGS.images is None else picture_files.picture_files([FLAGS.images], "images")
     for path in paths:
-        _pictures.read_picture(path, "images")
-    _cli.start_tensorflow()
-    with _cli.quiet_stderr():
+        picture_files.read_picture(path, "images")
+    _quiet.start_tensorflow()
+    with _quiet.quiet_stderr():
         checks = _checks(paths)
     if FLAGS.json:
         print(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
@@ -57,20 +60,20 @@ def main() -> None:
 
 def _checks(paths: list[pathlib.Path]) -> list[Any]:
     from keras_dpvit.datasets.image_folder import read_image
-    from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
+    from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner
     from keras_dpvit.export.verification import Verification
 
     tflite = None if FLAGS.tflite is None else TFLiteRunner(FLAGS.tflite)
     shape = SavedModelRunner(FLAGS.saved_model).image_shape
     if paths and shape[-1] not in (1, 3):
         raise InputError(f"images cannot be given to a model of {shape[-1]} channels.")
-    pictures = [(_pictures.read_picture(p, "images"), read_image(p, shape)) for p in paths]
+    pictures = [(picture_files.read_picture(p, "images"), read_image(p, shape)) for p in paths]
     verification = Verification(FLAGS.saved_model, pictures)
     checks = list(verification.all_checks())
     if tflite is not None:
         checks.append(verification.tflite_check(tflite))
     if FLAGS.keras is not None:
-        checks += verification.keras_check(_models.load_any(FLAGS.keras, "keras"))
+        checks += verification.keras_check(model_files.load_any(FLAGS.keras, "keras"))
     return checks
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit._validate import one_of
-from keras_dpvit.attacks import known_plaintext, units
+from keras_dpvit.attacks import block_layout, known_plaintext
 from keras_dpvit.encryption import (
     SCHEMES,
     ExtendedLearnableEncryption,
@@ -56,7 +56,7 @@ def recover_map(encrypt: Encrypt, image_shape: Shape) -> NibbleMap:
         The map, exact if `encrypt` is such a map: 6 chosen images at 224x224x3.
     """
     size = int(np.prod(image_shape))
-    numbers = units.digits(np.arange(2 * size), 16, 2 * size)
+    numbers = block_layout.digits(np.arange(2 * size), 16, 2 * size)
     low, high = np.split(numbers, 2, axis=1)
     probes = np.concatenate([np.zeros((1, size), np.uint8), low | (high << 4)])
     seen = encrypt(probes.reshape(-1, *image_shape)).reshape(len(probes), -1)
@@ -119,18 +119,18 @@ def _vit_block(
     encrypt: Encrypt, image_shape: Shape, block_size: int, channels: str, unit: str
 ) -> ViTBlockCipher:
     """Numbers of blocks and of pixels in their units, as digits to base 256, a digit a channel."""
-    positions = units.unit_positions(image_shape, block_size, channels, unit)
+    positions = block_layout.unit_positions(image_shape, block_size, channels, unit)
     count, _, size, depth = positions.shape
     grid = np.arange(count)[:, None], np.arange(size)[None]
-    of_block = units.digits(np.broadcast_to(grid[0], (count, size)), 256, count)
-    of_pixel = units.digits(np.broadcast_to(grid[1], (count, size)), 256, size)
+    of_block = block_layout.digits(np.broadcast_to(grid[0], (count, size)), 256, count)
+    of_pixel = block_layout.digits(np.broadcast_to(grid[1], (count, size)), 256, size)
     planes = np.concatenate([of_block, of_pixel])
     images = -(-len(planes) // depth)
     padded = np.zeros((images * depth, count, size), np.uint8)
     padded[: len(planes)] = planes
     values = padded.reshape(images, depth, count, size).transpose(0, 2, 3, 1)[:, :, None]
     values = np.broadcast_to(values, (images, *positions.shape))
-    seen = units.take(encrypt(units.put(values, positions, image_shape)), positions)
+    seen = block_layout.take(encrypt(block_layout.put(values, positions, image_shape)), positions)
     read = seen[:, :, 0].transpose(0, 3, 1, 2).reshape(-1, count, size).astype(np.int64)
     powers = 256 ** np.arange(len(planes))[:, None, None]
     block = (read[: len(of_block)] * powers[: len(of_block)]).sum(0)
@@ -144,16 +144,16 @@ def _learnable(encrypt: Encrypt, image_shape: Shape, block_size: int) -> Learnab
     """A block of zeros tells what is inverted, further blocks the digits of each nibble's place."""
     length = 2 * block_size**2 * image_shape[2]
     probes = np.concatenate(
-        [np.zeros((1, length), np.uint8), units.digits(np.arange(length), 16, length)]
+        [np.zeros((1, length), np.uint8), block_layout.digits(np.arange(length), 16, length)]
     )
     in_image = image_shape[0] * image_shape[1] // block_size**2
     images = -(-len(probes) // in_image)
     nibbles = np.zeros((images * in_image, length), np.uint8)
     nibbles[: len(probes)] = probes
-    plain = units.from_block_nibbles(
+    plain = block_layout.from_block_nibbles(
         nibbles.reshape(images, in_image, length), block_size, image_shape
     )
-    seen = units.block_nibbles(encrypt(plain), block_size).reshape(-1, length)[: len(probes)]
+    seen = block_layout.block_nibbles(encrypt(plain), block_size).reshape(-1, length)[: len(probes)]
     read = (seen[1:] ^ seen[0]).astype(np.int64)
     order = (read * 16 ** np.arange(len(read))[:, None]).sum(0)
     mask = np.empty(length, np.int64)
@@ -167,8 +167,8 @@ def _extended(encrypt: Encrypt, image_shape: Shape, block_size: int) -> Extended
     """As LE, in all blocks at once; then images of block numbers tell where blocks went."""
     length = 2 * block_size**2 * image_shape[2]
     count = image_shape[0] * image_shape[1] // block_size**2
-    places = units.digits(np.arange(length), 16, length)
-    numbers = units.digits(np.arange(count), 256, count)
+    places = block_layout.digits(np.arange(length), 16, length)
+    numbers = block_layout.digits(np.arange(count), 256, count)
     # A value that is a block's number has its low digit in the low nibble.
     halves = np.stack([numbers & 15, numbers >> 4], axis=-1)
     probes = np.concatenate(
@@ -178,8 +178,8 @@ def _extended(encrypt: Encrypt, image_shape: Shape, block_size: int) -> Extended
             np.repeat(halves, length // 2, axis=-1),
         ]
     )
-    seen = units.block_nibbles(
-        encrypt(units.from_block_nibbles(probes, block_size, image_shape)), block_size
+    seen = block_layout.block_nibbles(
+        encrypt(block_layout.from_block_nibbles(probes, block_size, image_shape)), block_size
     )
     read = (seen[1:] ^ seen[0]).astype(np.int64)
     orders = (read[: len(places)] * 16 ** np.arange(len(places))[:, None, None]).sum(0)

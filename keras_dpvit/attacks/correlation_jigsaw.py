@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_dpvit.attacks import jigsaw, units
+from keras_dpvit.attacks import block_layout, jigsaw
 from keras_dpvit.attacks.pixel_order import recover_pixel_order
 from keras_dpvit.encryption import ViTBlockCipher
 from keras_dpvit.encryption.blocks import check_divisible
@@ -37,8 +37,8 @@ def recover(encrypted: np.ndarray, block_size: int = 16, seed: int = 0) -> ViTBl
         )
     shape = height, width, depth = shape_of(encrypted)
     check_divisible(height, width, block_size)
-    positions = units.unit_positions(shape, block_size, "joint", "quadrant")
-    quadrants = units.take(encrypted, positions)
+    positions = block_layout.unit_positions(shape, block_size, "joint", "quadrant")
+    quadrants = block_layout.take(encrypted, positions)
     pixel = recover_pixel_order(quadrants, seed)
     half = block_size // 2
     upright = quadrants[:, :, :, np.argsort(pixel)]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit._validate import non_negative, one_of, positive, positive_int
-from keras_dpvit.attacks import learned_training
-from keras_dpvit.attacks.learned_training import EpochStore, OnEpoch, Trained
+from keras_dpvit.attacks import trained_steps
+from keras_dpvit.attacks.trained_steps import EpochStore, OnEpoch, Trained
 from keras_dpvit.encryption.cipher import shape_of
 from keras_dpvit.errors import InputError
 
@@ -108,21 +108,21 @@ def train(
     Raises:
         InputError: if images and labels do not fit each other or the settings.
     """
-    encrypted = learned_training.check_images("encrypted", encrypted)
-    own_images = learned_training.check_images("own_images", own_images)
+    encrypted = trained_steps.check_images("encrypted", encrypted)
+    own_images = trained_steps.check_images("own_images", own_images)
     labels = _checked_labels(labels, encrypted, own_images, settings)
     gan = _Gan(shape_of(own_images), settings, int(labels.max()) + 1)
-    training = learned_training.fingerprint(settings, encrypted, labels, own_images)
+    training = trained_steps.fingerprint(settings, encrypted, labels, own_images)
     history: list[dict[str, float]] = []
     found = store.load(training) if store else None
     if found is not None:
-        learned_training.assign(gan.variables, found[0])
+        trained_steps.assign(gan.variables, found[0])
         history = found[1]["history"]
     for epoch in range(len(history), settings.epochs):
         history.append(_one_epoch(gan, encrypted, labels, own_images, settings, epoch))
         if store:
             meta = {"training": training, "history": history}
-            store.save(learned_training.values_of(gan.variables), meta)
+            store.save(trained_steps.values_of(gan.variables), meta)
         if on_epoch:
             on_epoch(epoch + 1, history[-1])
     return Trained(gan.generator, history, settings.epochs, lowest=-1.0)
@@ -165,7 +165,7 @@ def _one_epoch(
         Mean losses.
     """
     sums: dict[str, float] = {}
-    batches = learned_training.shuffled_batches(
+    batches = trained_steps.shuffled_batches(
         len(encrypted), settings.batch_size, settings.seed, epoch, 0
     )
     generator = np.random.default_rng([settings.seed, epoch, 1])
@@ -269,7 +269,7 @@ class _Gan:
 
 
 def _generator(image_shape: tuple[int, int, int], settings: GanSettings) -> Any:
-    from keras_dpvit.attacks import learned_networks
+    from keras_dpvit.attacks import trained_networks
 
     about: dict[str, Any] = {
         "adaptation": settings.adaptation,
@@ -277,31 +277,31 @@ def _generator(image_shape: tuple[int, int, int], settings: GanSettings) -> Any:
     }
     if settings.form == "sia":
         width, residual_blocks = settings.generator_widths
-        return learned_networks.sia_generator(image_shape, width, residual_blocks, **about)
-    return learned_networks.block_stack(
+        return trained_networks.sia_generator(image_shape, width, residual_blocks, **about)
+    return trained_networks.block_stack(
         image_shape, settings.generator_widths, activation="tanh", **about
     )
 
 
 def _discriminator(image_shape: tuple[int, int, int], settings: GanSettings) -> Any:
-    from keras_dpvit.attacks import learned_networks
+    from keras_dpvit.attacks import trained_networks
 
     if settings.form == "sia":
-        return learned_networks.sia_discriminator(image_shape, settings.discriminator_widths)
+        return trained_networks.sia_discriminator(image_shape, settings.discriminator_widths)
     first, second = settings.discriminator_widths
-    return learned_networks.dcgan_discriminator(image_shape, (first, second))
+    return trained_networks.dcgan_discriminator(image_shape, (first, second))
 
 
 def _classifier(
     image_shape: tuple[int, int, int], settings: GanSettings, num_classes: int
 ) -> Any | None:
-    from keras_dpvit.attacks import learned_networks
-    from keras_dpvit.models.comparison import shake_pyramid_net
+    from keras_dpvit.attacks import trained_networks
+    from keras_dpvit.reproduction.networks import shake_pyramid_net
 
     if settings.form == "dcgan":
         return None
     if settings.classifier == "small":
-        return learned_networks.small_classifier(num_classes, image_shape)
+        return trained_networks.small_classifier(num_classes, image_shape)
     return shake_pyramid_net(num_classes, image_shape, seed=settings.seed)
 
 

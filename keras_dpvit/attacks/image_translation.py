@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit._validate import non_negative, one_of, open_unit_interval, positive, positive_int
-from keras_dpvit.attacks import learned_training
-from keras_dpvit.attacks.learned_training import EpochStore, OnEpoch, Trained
+from keras_dpvit.attacks import trained_steps
+from keras_dpvit.attacks.trained_steps import EpochStore, OnEpoch, Trained
 from keras_dpvit.encryption import SecretKey, make_cipher
 from keras_dpvit.encryption.cipher import shape_of
 from keras_dpvit.encryption.keys import SECRET_BYTES
@@ -99,7 +99,7 @@ def random_key_pairs(
     Returns:
         (ciphertexts, plain images), uint8, row by row.
     """
-    plain = learned_training.check_images("images", images)
+    plain = trained_steps.check_images("images", images)
     if mirrored:
         plain = np.concatenate([plain, plain[:, :, ::-1]])
     encrypted = np.empty_like(plain)
@@ -132,8 +132,8 @@ def train(
     Raises:
         InputError: if the pairs do not fit each other or the settings.
     """
-    encrypted = learned_training.check_images("encrypted", encrypted)
-    plain = learned_training.check_images("plain", plain)
+    encrypted = trained_steps.check_images("encrypted", encrypted)
+    plain = trained_steps.check_images("plain", plain)
     if encrypted.shape != plain.shape or len(plain) < 2:
         raise InputError(
             "encrypted and plain must be two or more pairs of one shape, got "
@@ -144,13 +144,13 @@ def train(
     cut = max(1, round(settings.validation_share * len(plain)))
     held, used = order[:cut], order[cut:]
     variables = [*model.variables, *model.optimizer.variables]
-    best = learned_training.values_of(model.variables)
+    best = trained_steps.values_of(model.variables)
     history: list[dict[str, float]] = []
-    best_epoch, training = 0, learned_training.fingerprint(settings, encrypted, plain)
+    best_epoch, training = 0, trained_steps.fingerprint(settings, encrypted, plain)
     found = store.load(training) if store else None
     if found is not None:
         arrays, meta = found
-        learned_training.assign(variables, arrays[: len(variables)])
+        trained_steps.assign(variables, arrays[: len(variables)])
         best, history, best_epoch = arrays[len(variables) :], meta["history"], meta["best_epoch"]
     for epoch in range(len(history), settings.epochs):
         drops = sum(epoch >= drop for drop in settings.drops)
@@ -158,24 +158,24 @@ def train(
         loss = _one_epoch(model, encrypted[used], plain[used], settings, epoch)
         error = _error(model, encrypted[held], plain[held])
         if not best_epoch or error < history[best_epoch - 1]["validation_error"]:
-            best, best_epoch = learned_training.values_of(model.variables), epoch + 1
+            best, best_epoch = trained_steps.values_of(model.variables), epoch + 1
         history.append({"loss": loss, "validation_error": error})
         if store:
             meta = {"training": training, "history": history, "best_epoch": best_epoch}
-            store.save([*learned_training.values_of(variables), *best], meta)
+            store.save([*trained_steps.values_of(variables), *best], meta)
         if on_epoch:
             on_epoch(epoch + 1, history[-1])
-    learned_training.assign(model.variables, best)
+    trained_steps.assign(model.variables, best)
     return Trained(model, history, best_epoch, lowest=0.0)
 
 
 def _compiled(image_shape: tuple[int, int, int], settings: TranslationSettings) -> Any:
     import keras
 
-    from keras_dpvit.attacks import learned_networks
+    from keras_dpvit.attacks import trained_networks
 
     keras.utils.set_random_seed(settings.seed)
-    make = learned_networks.unet if settings.network == "unet" else learned_networks.block_stack
+    make = trained_networks.unet if settings.network == "unet" else trained_networks.block_stack
     model = make(
         image_shape,
         settings.widths,
@@ -206,7 +206,7 @@ def _one_epoch(
     """
     model.reset_metrics()
     loss = 0.0
-    for rows in learned_training.shuffled_batches(
+    for rows in trained_steps.shuffled_batches(
         len(plain), settings.batch_size, settings.seed, epoch
     ):
         targets = plain[rows].astype(np.float32) / 255

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from keras_dpvit.attacks import swaps
+from keras_dpvit.attacks import swap_search
 
 _RIGHT, _BELOW = 0, 1
 
@@ -184,12 +184,14 @@ def _fits_at(
 def _improved(frame: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """The pieces in raster order after the swaps and shifts that help."""
     edges = _edges(*frame.shape)
-    best, placed = swaps.descend(frame.reshape(-1), costs, edges)
+    best, placed = swap_search.descend(frame.reshape(-1), costs, edges)
     for _ in range(_SHIFT_ROUNDS if 1 < frame.size <= _SHIFTED_PIECES else 0):
         shifts = _shifts(*frame.shape)
-        values = [swaps.total(placed[part], costs, edges) for part in np.array_split(shifts, 8)]
+        values = [
+            swap_search.total(placed[part], costs, edges) for part in np.array_split(shifts, 8)
+        ]
         first = int(np.argmin(np.concatenate(values)))
-        value, moved = swaps.descend(placed[shifts[first]], costs, edges)
+        value, moved = swap_search.descend(placed[shifts[first]], costs, edges)
         if value >= best - 1e-9:
             break
         best, placed = value, moved

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit._validate import one_of
-from keras_dpvit.attacks import units
+from keras_dpvit.attacks import block_layout
 from keras_dpvit.encryption import (
     SCHEMES,
     EncryptionThenCompression,
@@ -62,10 +62,10 @@ def _vit_block(
 
     A second look at the blocks, now with their pixels in order, helps where values are not exact.
     """
-    positions = units.unit_positions(shape_of(plain), block_size, channels, unit)
+    positions = block_layout.unit_positions(shape_of(plain), block_size, channels, unit)
     count, _, size, _ = positions.shape
     # Blocks first, then images, units, pixels, values.
-    known, seen = (units.take(x, positions).swapaxes(0, 1) for x in (plain, encrypted))
+    known, seen = (block_layout.take(x, positions).swapaxes(0, 1) for x in (plain, encrypted))
     block = _assigned(*(np.sort(x, axis=3).reshape(count, -1) for x in (seen, known)))
     pixel = _assigned(*(np.moveaxis(x, 3, 0).reshape(size, -1) for x in (seen, known[block])))
     block = _assigned(seen.reshape(count, -1), known[:, :, :, pixel].reshape(count, -1))
@@ -93,10 +93,10 @@ def _learnable(plain: np.ndarray, encrypted: np.ndarray, block_size: int) -> Lea
     """Each nibble place has its course over all blocks; equal courses are the same place."""
     sides = []
     for images in (plain, encrypted):
-        nibbles = units.block_nibbles(images, block_size)
+        nibbles = block_layout.block_nibbles(images, block_size)
         sides.append(_canonical(nibbles.reshape(-1, nibbles.shape[-1]).T))
     (known, known_flips), (seen, seen_flips) = sides
-    order = units.match_equal([c.tobytes() for c in known], [c.tobytes() for c in seen])
+    order = block_layout.match_equal([c.tobytes() for c in known], [c.tobytes() for c in seen])
     mask = np.empty(len(order), np.int64)
     mask[order] = known_flips[order] ^ seen_flips
     return LearnableEncryption.from_permutations(
@@ -110,16 +110,16 @@ def _extended(
     """Courses over the images: a block is known by the set of its courses, a nibble by its own."""
     sides, prints = [], []
     for images in (plain, encrypted):
-        courses = np.moveaxis(units.block_nibbles(images, block_size), 0, -1)
+        courses = np.moveaxis(block_layout.block_nibbles(images, block_size), 0, -1)
         columns, flips = _canonical(courses)
         named = [[c.tobytes() for c in block] for block in columns]
         sides.append((named, flips))
         prints.append([b"".join(sorted(block)) for block in named])
     (known, known_flips), (seen, seen_flips) = sides
-    moved = units.match_equal(*prints)
+    moved = block_layout.match_equal(*prints)
     keys, masks = np.empty(known_flips.shape, np.int64), np.empty(known_flips.shape, np.int64)
     for i, source in enumerate(moved):
-        order = units.match_equal(known[source], seen[i])
+        order = block_layout.match_equal(known[source], seen[i])
         keys[source] = order
         masks[source, order] = known_flips[source, order] ^ seen_flips[i]
     return ExtendedLearnableEncryption.from_permutations(
@@ -158,7 +158,7 @@ def _compressible(
         plain = color.side_by_side((color.to_reversible if reversible else color.to_ycbcr)(plain))
     known, steps = _block_hashes(plain, side)
     seen, _ = _block_hashes(encrypted, side)
-    moved = units.match_equal(known.min(1).tolist(), seen.min(1).tolist())
+    moved = block_layout.match_equal(known.min(1).tolist(), seen.min(1).tolist())
     chosen = steps[np.argmax(known[moved] == seen[:, :1], axis=1)]
     rotations, flips, negatives, colors = chosen.T
     return EncryptionThenCompression.from_permutations(

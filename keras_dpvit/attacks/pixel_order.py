@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from keras_dpvit.attacks import swaps
+from keras_dpvit.attacks import swap_search
 from keras_dpvit.errors import InputError
 
 # How the difference of two pixels grows with their distance: of all photographs alike, roughly.
@@ -131,4 +131,4 @@ def _turns(side: int) -> list[np.ndarray]:
 
 def _refine(placed: np.ndarray, costs: np.ndarray, side: int) -> tuple[float, np.ndarray]:
     """The sum over touching places after the swaps that help, and the arrangement."""
-    return swaps.descend(placed, costs, _edges(side))
+    return swap_search.descend(placed, costs, _edges(side))

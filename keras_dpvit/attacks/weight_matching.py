@@ -111,10 +111,10 @@ def embedding_weights(model: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: if there are none.
     """
-    from keras_dpvit.encryption import keyed_parts
+    from keras_dpvit.encryption import keyed_layers
 
     try:
-        part = keyed_parts.parts_of(model)[0]
+        part = keyed_layers.parts_of(model)[0]
     except InputError as error:
         found = _found_by_shape(model)
         if found is None:

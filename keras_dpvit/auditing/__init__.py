@@ -1,5 +1,5 @@
 """What an adversary learns from a training, tried out."""
 
-from keras_dpvit.auditing.neighbours import Neighbours, adversarial_records, neighbours
+import lazy_loader as _lazy_loader
 
-__all__ = ["Neighbours", "adversarial_records", "neighbours"]
+__getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,16 @@ class ImageData:
                 f"{self.name}: the images of x_train and x_test must have one shape, got "
                 f"{self.x_train.shape[1:]} and {self.x_test.shape[1:]}."
             )
+
+    def summary(self) -> dict[str, Any]:
+        """Name and sizes, JSON-able, for the privacy card."""
+        return {
+            "name": self.name,
+            "num_training_examples": len(self.x_train),
+            "num_test_examples": len(self.x_test),
+            "image_shape": list(self.image_shape),
+            "class_names": list(self.class_names),
+        }
 
     def _check_part(self, part: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Raises InputError unless the images and labels of one part fit together."""

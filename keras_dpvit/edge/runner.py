@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit import _validate
-from keras_dpvit.edge import trial
-from keras_dpvit.edge.attached import read_attached
+from keras_dpvit.edge import sandbox
+from keras_dpvit.edge.attachments import read_attached
 from keras_dpvit.errors import InputError
 
 _SIGNATURE = "serving_default"
@@ -40,7 +40,7 @@ class TFLiteRunner:
         content = _read(path)
         try:
             attached = read_attached(content)
-            problem = None if attached.is_intact else trial.failure(content)
+            problem = None if attached.is_intact else sandbox.failure(content)
             if problem is not None:
                 raise InputError(problem)
             self._interpreter = make_interpreter(model_content=content, num_threads=num_threads)

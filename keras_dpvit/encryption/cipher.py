@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dpvit._validate import positive_int
 from keras_dpvit.encryption.blocks import Shape
-from keras_dpvit.encryption.maps import ImageMap
+from keras_dpvit.encryption.index_maps import ImageMap
 from keras_dpvit.errors import InputError
 
 # An index for 224x224x3 takes a megabyte or two; folders of mixed sizes must not pile them up.

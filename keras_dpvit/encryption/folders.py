@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from keras_dpvit._validate import one_of, positive_int
-from keras_dpvit.encryption import pictures
+from keras_dpvit.encryption import image_files
 from keras_dpvit.encryption.key_file import KeyFile
 from keras_dpvit.encryption.keys import SecretKey
 from keras_dpvit.encryption.manifest import FORMAT, VERSION, Journal, Manifest, read_manifest
@@ -81,7 +81,7 @@ def encrypt_folder(
     """
     source, target = _folders(source, target)
     one_of(FILE_FORMATS, file_format=file_format)
-    one_of(pictures.RESIZES, resize=resize)
+    one_of(image_files.RESIZES, resize=resize)
     fixed = key_file.image_shape
     if fixed is not None and size not in (None, fixed[:2]):
         raise InputError(
@@ -282,13 +282,13 @@ def _list_images(source: pathlib.Path) -> tuple[list[str], int]:
     for folder, subfolders, files in os.walk(source, onerror=stop):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and name.lower().endswith(pictures.SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(image_files.SUFFIXES):
                 names.append(pathlib.Path(folder, name).relative_to(source).as_posix())
             else:
                 ignored += 1
     if not names:
         raise InputError(
-            f"input must have image files ({', '.join(pictures.SUFFIXES)}); {source} has none."
+            f"input must have image files ({', '.join(image_files.SUFFIXES)}); {source} has none."
         )
     return sorted(names), ignored
 
@@ -347,7 +347,7 @@ def _check_plain(tasks: list[Task], job: Job, key_file: KeyFile) -> None:
     side = block_size_of(key_file.scheme, key_file.options)
     fitting = set()
     for path in (job.source / image["source"] for task in tasks for image in task.images):
-        shape = pictures.plain_shape(path, job.channels)
+        shape = image_files.plain_shape(path, job.channels)
         if job.size is not None:
             shape = (*job.size, shape[2])
         height, width, depth = shape

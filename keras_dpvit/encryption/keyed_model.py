@@ -78,7 +78,7 @@ def transform_model(model: Any, key: Key, *, public_base: bool | None = None) ->
         InputError: if the model's output depends on places by more than its position table, it is
             under a key already, or the key does not fit.
     """
-    from keras_dpvit.encryption.keyed_parts import kid_of
+    from keras_dpvit.encryption.keyed_layers import kid_of
 
     kid = kid_of(model)
     if kid is not None:
@@ -120,18 +120,18 @@ def restore(model: Any, key: Key) -> Any:
 
 def _moved(model: Any, steps: list[tuple[Key, bool]]) -> Any:
     """A copy with the moves of several keys applied, each of them forwards or undone."""
-    from keras_dpvit.encryption import keyed_parts
+    from keras_dpvit.encryption import keyed_layers
     from keras_dpvit.models import provenance
 
-    new = keyed_parts.copy_of(model)
-    for part in keyed_parts.parts_of(new):
+    new = keyed_layers.copy_of(model)
+    for part in keyed_layers.parts_of(new):
         for key, undo in steps:
             cipher = cipher_for(key, part.image_shape, part.patch_size)
             part.check_cipher(cipher)
             moves = patch_moves(cipher, part.image_shape, part.patch_size)
             part.apply(moves.inverse() if undo else moves)
     key, undo = steps[-1]
-    for holder in keyed_parts.holders_of(new):
+    for holder in keyed_layers.holders_of(new):
         holder.encryption_kid = None if undo else _kid(key)
         if hasattr(holder, "privacy_ledger"):
             provenance.settle(holder)
@@ -147,7 +147,7 @@ def _kid(key: Key) -> str | None:
 
 
 def _check_kid(model: Any, key: Key, argument: str) -> None:
-    from keras_dpvit.encryption.keyed_parts import kid_of
+    from keras_dpvit.encryption.keyed_layers import kid_of
 
     found, given = kid_of(model), _kid(key)
     if found is not None and given is not None and found != given:
@@ -156,7 +156,7 @@ def _check_kid(model: Any, key: Key, argument: str) -> None:
 
 def _warn_of_public_base(model: Any, public_base: bool | None) -> None:
     if public_base is None:
-        from keras_dpvit.encryption.keyed_parts import started_from_outside
+        from keras_dpvit.encryption.keyed_layers import started_from_outside
 
         public_base = started_from_outside(model)
     if public_base:

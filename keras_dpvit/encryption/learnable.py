@@ -13,8 +13,8 @@ import numpy as np
 from keras_dpvit._validate import one_of, positive_int
 from keras_dpvit.encryption import blocks
 from keras_dpvit.encryption.cipher import BlockCipher, check_shape
+from keras_dpvit.encryption.index_maps import ImageMap, NibbleMap
 from keras_dpvit.encryption.keys import SecretKey, as_key
-from keras_dpvit.encryption.maps import ImageMap, NibbleMap
 from keras_dpvit.encryption.permutations import checked_permutation, read_only
 from keras_dpvit.errors import InputError
 

@@ -14,7 +14,7 @@ import pathlib
 from types import TracebackType
 from typing import IO, Any
 
-from keras_dpvit.encryption.pictures import partial_prefix, write_atomically
+from keras_dpvit._files import partial_prefix, write_whole
 from keras_dpvit.errors import InputError
 
 FORMAT = "keras_dpvit encrypted images"
@@ -205,7 +205,7 @@ class Journal:
                 "files": [self.entries[name].to_dict() for name in sorted(self.entries)],
             }
             text = json.dumps(content, indent=1) + "\n"
-            write_atomically(self._folder / MANIFEST_NAME, text.encode())
+            write_whole(self._folder / MANIFEST_NAME, text.encode())
         (self._folder / JOURNAL_NAME).unlink()
 
     def _is_finished(self) -> bool:

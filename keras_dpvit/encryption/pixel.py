@@ -8,8 +8,8 @@ import numpy as np
 from keras_dpvit.encryption import color
 from keras_dpvit.encryption.blocks import Shape
 from keras_dpvit.encryption.cipher import ImageCipher, as_batch, check_shape, shape_of
+from keras_dpvit.encryption.index_maps import ByteMap, ImageMap
 from keras_dpvit.encryption.keys import SecretKey, as_key
-from keras_dpvit.encryption.maps import ByteMap, ImageMap
 from keras_dpvit.encryption.permutations import read_only
 from keras_dpvit.errors import InputError
 

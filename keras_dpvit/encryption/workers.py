@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit.encryption import pictures, records
+from keras_dpvit import _files
+from keras_dpvit.encryption import image_files, tfrecords
 from keras_dpvit.encryption.blocks import Shape
 from keras_dpvit.encryption.cipher import ImageCipher, shape_of
 from keras_dpvit.encryption.key_file import KeyFile
@@ -89,7 +90,7 @@ class Worker:
             if self._job.new is not None:
                 outputs = [self._cipher(self._job.new, p.shape).encrypt(p) for p in plains]
             data = self._encode(task, outputs)
-            pictures.write_atomically(self._job.target / task.file, data)
+            _files.write_whole(self._job.target / task.file, data)
         except InputError as error:
             told = str(error)
             # A cipher does not know which image it was given.
@@ -105,7 +106,7 @@ class Worker:
         job = self._job
         if task.entry is None or job.old is None or job.source_format is None:
             return [
-                pictures.read_plain(
+                image_files.read_plain(
                     job.source / image["source"], job.channels, job.size, job.resize
                 )
                 for image in task.images
@@ -118,7 +119,7 @@ class Worker:
         for data, image in zip(encoded, task.images, strict=True):
             shape = tuple(image["shape"])
             cipher = self._cipher(job.old, shape)
-            pixels = pictures.decode(data, kind, cipher.encrypted_shape(shape)[2])
+            pixels = image_files.decode(data, kind, cipher.encrypted_shape(shape)[2])
             plains.append(cipher.decrypt(pixels))
         return plains
 
@@ -133,18 +134,18 @@ class Worker:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from error
         if not entry.holds(data):
             raise InputError(f"{path} was changed: its bytes are not those of the manifest.")
-        encoded = records.read(path) if source_format == "tfrecord" else [data]
+        encoded = tfrecords.read(path) if source_format == "tfrecord" else [data]
         self._last = entry, encoded
         return encoded
 
     def _encode(self, task: Task, outputs: list[np.ndarray]) -> bytes:
         kid = None if self._job.new is None else self._job.new.key.kid
         if self._job.file_format != "tfrecord":
-            return pictures.encode(outputs[0], self._job.file_format, kid)
-        encoded = [pictures.encode(output, "png", kid) for output in outputs]
+            return image_files.encode(outputs[0], self._job.file_format, kid)
+        encoded = [image_files.encode(output, "png", kid) for output in outputs]
         names = [image["name"] for image in task.images]
         shapes = [shape_of(output[None]) for output in outputs]
-        return records.pack(encoded, names, shapes, kid or "")
+        return tfrecords.pack(encoded, names, shapes, kid or "")
 
     def _cipher(self, key_file: KeyFile, shape: Any) -> ImageCipher:
         """Ciphers of the last few shapes are kept: deriving one takes milliseconds."""

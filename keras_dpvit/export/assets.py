@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit._files import CARD_NAME
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.card import CARD_NAME
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.models.fused import FusedClassifier
 from keras_dpvit.models.presets import PRESETS, preset_arguments
 from keras_dpvit.version import __version__

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 
+from keras_dpvit import _files
+from keras_dpvit._files import CARD_NAME
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import Ledger, ledger_from_dict
 from keras_dpvit.version import __version__
 
-CARD_NAME = "privacy_card.json"
 _CARD_FORMAT = 1
 
 
@@ -75,11 +76,11 @@ def contradictions(card: dict[str, Any]) -> list[str]:
         Names of entries, none if the card is consistent.
     """
     try:
-        ledger = ledger_from_dict(_with_infinity(card["ledger"]))
+        ledger = ledger_from_dict(_files.from_jsonable(card["ledger"]))
         expected = claims(ledger, card["delta"])
     except (InputError, KeyError, TypeError, ValueError):
         return ["ledger"]
-    written = json.loads(json.dumps(json_card(expected)))
+    written = json.loads(json.dumps(_files.jsonable(expected)))
     if not _close(card.get("epsilon"), written["epsilon"]):
         return ["epsilon"]
     exact = ("mechanism", "adjacency", "sampling")
@@ -94,38 +95,14 @@ def contradictions(card: dict[str, Any]) -> list[str]:
 
 def is_ledger_of(card: dict[str, Any], ledger: Ledger) -> bool:
     """Whether a card as read from its file holds this ledger."""
-    return bool(card.get("ledger") == json.loads(json.dumps(json_card(ledger.to_dict()))))
+    return bool(card.get("ledger") == json.loads(json.dumps(_files.jsonable(ledger.to_dict()))))
 
 
 def write_privacy_card(card: dict[str, Any], directory: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `privacy_card.json` into a directory; an infinite epsilon becomes "infinite"."""
     path = pathlib.Path(directory, CARD_NAME)
-    path.write_text(json.dumps(json_card(card), indent=2, allow_nan=False) + "\n")
+    _files.write_json(path, card, indent=2)
     return path
-
-
-def json_card(card: dict[str, Any]) -> dict[str, Any]:
-    """The card as JSON can hold it: an infinite epsilon becomes "infinite"."""
-    return {key: _without_infinity(item) for key, item in card.items()}
-
-
-def _without_infinity(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinity(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_infinity(item) for item in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "infinite"
-    return value
-
-
-def _with_infinity(value: Any) -> Any:
-    """The inverse of `_without_infinity`, for the numbers of a ledger."""
-    if isinstance(value, dict):
-        return {key: _with_infinity(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_infinity(item) for item in value]
-    return math.inf if value == "infinite" else value
 
 
 def _close(found: Any, expected: dict[str, Any]) -> bool:

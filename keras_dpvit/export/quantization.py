@@ -27,13 +27,13 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 
 _SIGNATURE = "serving_default"
 _PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL")
-# The layers that `models.network.feature_maps` names so, in the names of their ops.
+# The layers that `models.stages.feature_maps` names so, in the names of their ops.
 _FEATURES = re.compile(r"\b(scattering|feature_normalization)(_\d+)?/")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16")

@@ -12,7 +12,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, warmup
 from keras_dpvit.export.card import privacy_card, write_privacy_card
 from keras_dpvit.export.files import new_directory
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.signatures import make_signatures
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.export.decoding import decode_and_resize
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 
 DEFAULT = "serving_default"
 UINT8 = "serving_uint8"

@@ -1,21 +1,20 @@
 """TFLite for edge devices."""
 
-import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _validate
-from keras_dpvit.edge.attached import PROVENANCE, attach
+from keras_dpvit import _files, _validate
+from keras_dpvit._files import CARD_NAME
+from keras_dpvit.edge.attachments import PROVENANCE, attach
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets
 from keras_dpvit.export.calibration import extreme_images
-from keras_dpvit.export.card import CARD_NAME, json_card, privacy_card
+from keras_dpvit.export.card import privacy_card
 from keras_dpvit.export.quantization import QUANTIZATIONS, count_ops, flatbuffer_of
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.tflite_metadata import Description, with_metadata
 from keras_dpvit.privacy import statement
 
@@ -35,8 +34,8 @@ def tflite(
     Input `images`, `(1, height, width, channels)`, pixels 0..255: float32, or uint8 for
     `quantize="int8"`. Outputs "probabilities" float32, "class_id" int64 and, for a fused model,
     "weights" and "member_probabilities", by signature `serving_default`. Class names, provenance
-    and privacy card are attached (`edge.attached`), and TFLite's own metadata name them. A file of
-    the same name is replaced whole.
+    and privacy card are attached (`edge.attachments`), and TFLite's own metadata name them. A file
+    of the same name is replaced whole.
 
     | quantize | weights | arithmetic |
     |---|---|---|
@@ -81,8 +80,9 @@ def tflite(
     }
     files: dict[str, Any] = {PROVENANCE: provenance}
     if card is not None:
-        files[CARD_NAME] = json_card(card)
-    _write(pathlib.Path(path), attach(flatbuffer, [str(x) for x in served.class_names], files))
+        files[CARD_NAME] = _files.jsonable(card)
+    labels = [str(name) for name in served.class_names]
+    _files.write_whole(path, attach(flatbuffer, labels, files))
 
 
 def convert(served: ServedModel, quantize: str | None = None, calibration: Any = None) -> bytes:
@@ -138,8 +138,8 @@ def _description(served: ServedModel, card: dict[str, Any] | None) -> Descriptio
         text += "Privacy: no claim is made."
     else:
         bounds = ", ".join(
-            f"{statement.format_epsilon(_number(value))} by {name.upper()}"
-            for name, value in card["epsilon"].items()
+            f"{statement.format_epsilon(value)} by {name.upper()}"
+            for name, value in _files.from_jsonable(card["epsilon"]).items()
         )
         text += (
             f"Privacy: epsilon {bounds} at delta {card['delta']:g}, {card['adjacency']}; see "
@@ -148,19 +148,3 @@ def _description(served: ServedModel, card: dict[str, Any] | None) -> Descriptio
     if served.draws_noise:
         text += " Draws noise at inference: two runs on one image differ."
     return Description("keras_dpvit", text, served.image_shape)
-
-
-def _number(epsilon: Any) -> float:
-    return math.inf if epsilon == "infinite" else float(epsilon)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)

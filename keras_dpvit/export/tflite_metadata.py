@@ -2,7 +2,7 @@
 
 A flatbuffer of its own, by the schema "M001" of TFLite Support, in the buffer that the entry
 `TFLITE_METADATA` of the model names. The labels themselves are attached behind the model
-(`edge.attached`). Slots below are the fields' places in the schema's tables.
+(`edge.attachments`). Slots below are the fields' places in the schema's tables.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_dpvit.edge.attached import LABELS
+from keras_dpvit.edge.attachments import LABELS
 from keras_dpvit.version import __version__
 
 _ENTRY = "TFLITE_METADATA"

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit._files import CARD_NAME
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, signatures, warmup
 from keras_dpvit.export.calibration import synthetic_images
-from keras_dpvit.export.card import CARD_NAME, contradictions, is_ledger_of
+from keras_dpvit.export.card import contradictions, is_ledger_of
 from keras_dpvit.export.files import read_json
-from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
+from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner
 
 NUM_IMAGES = 64
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import signatures
-from keras_dpvit.export.serving import ServedModel
+from keras_dpvit.export.served_model import ServedModel
 
 WARMUP_NAME = "tf_serving_warmup_requests"
 MISSING = (

@@ -6,19 +6,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients.ghost_norm import LinearRule, bias_gradients, joined_tokens
 from keras_dpvit.gradients.rules import (
     InstantiatedRule,
     LayerCall,
     full_precision,
     register_rule,
 )
-from keras_dpvit.gradients.tokens import TokenRule, bias_gradients, joined_tokens
 from keras_dpvit.layers.convolution import TokenDepthwiseConv
 
 
 @register_rule(keras.layers.Conv1D)
 @register_rule(keras.layers.Conv2D)
-class ConvRule(TokenRule):
+class ConvRule(LinearRule):
     """A convolution is a Dense layer on patches: each place is a token, each window its input."""
 
     def supports(self, layer: Any) -> bool:

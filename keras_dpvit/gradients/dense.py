@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
+from keras_dpvit.gradients.ghost_norm import LinearRule, joined_tokens
 from keras_dpvit.gradients.rules import LayerCall, register_rule
-from keras_dpvit.gradients.tokens import TokenRule, joined_tokens
 
 
 @register_rule(keras.layers.Dense)
-class DenseRule(TokenRule):
+class DenseRule(LinearRule):
     """A Dense layer's tokens are all places along the axes between the first and the last."""
 
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:

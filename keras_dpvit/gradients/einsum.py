@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients.ghost_norm import LinearRule, joined_tokens
 from keras_dpvit.gradients.rules import LayerCall, full_precision, register_rule
-from keras_dpvit.gradients.tokens import TokenRule, joined_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _parse(equation: str) -> _Equation | None:
 
 
 @register_rule(keras.layers.EinsumDense)
-class EinsumDenseRule(TokenRule):
+class EinsumDenseRule(LinearRule):
     """A Dense layer in other axes: put in order, its inputs and outputs are rows of tokens.
 
     A bias may cover any axes of the output but the records'; its gradient for a record is the

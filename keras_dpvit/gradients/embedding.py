@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients import reductions
 from keras_dpvit.gradients.rules import (
     GradientRule,
     LayerCall,
@@ -47,9 +47,9 @@ class EmbeddingRule(GradientRule):
             same = tf.cast(tf.equal(rows[:, :, None], rows[:, None, :]), tf.int8)
             first = tf.one_hot(tf.argmax(same, axis=2), places, dtype=gradients.dtype)
             gradients = tf.matmul(first, gradients, transpose_a=True)
-        return Measured(kernels.squared_norms(gradients), [rows, gradients])
+        return Measured(reductions.squared_norms(gradients), [rows, gradients])
 
     def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
         rows, gradients = kept
-        gradients = tf.reshape(kernels.weighted(gradients, weights), (-1, layer.output_dim))
+        gradients = tf.reshape(reductions.weighted(gradients, weights), (-1, layer.output_dim))
         return [tf.math.unsorted_segment_sum(gradients, tf.reshape(rows, (-1,)), layer.input_dim)]

@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit.gradients.layer_calls import call_name
 from keras_dpvit.gradients.randomness import seed_generators
-from keras_dpvit.gradients.recording import call_name
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
 
 
@@ -13,7 +13,7 @@ class VectorizedRule(InstantiatedRule):
     """Calls the layer again on each record and takes the gradient, by `tf.vectorized_map`.
 
     Right for every layer whose call is a function of its inputs and variables; a layer that
-    draws random numbers would draw others the second time and is refused by `units`.
+    draws random numbers would draw others the second time and is refused by `layer_rules`.
 
     Args:
         variables: those of the layer's trainable variables, or of layers inside it, that no other

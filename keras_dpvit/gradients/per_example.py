@@ -5,10 +5,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dpvit.gradients.joint import joined
-from keras_dpvit.gradients.recording import record_calls
+from keras_dpvit.gradients.layer_calls import record_calls
+from keras_dpvit.gradients.layer_rules import LayerRule
 from keras_dpvit.gradients.rules import LayerCall
-from keras_dpvit.gradients.units import Unit
+from keras_dpvit.gradients.shared_input import joined
 
 
 class PerExampleGradients:
@@ -22,7 +22,7 @@ class PerExampleGradients:
     product, so that it leaves no trace in the others'; a record whose norm is not finite, too.
 
     Args:
-        units: the model's units.
+        rules: the model's rules.
         forward: calls the model and returns `(losses, aux)`: one loss for each row,
             `(records * rows_per_record,)`, and anything else of the forward pass.
         present: bool `(records * rows_per_record,)`, False where a row is no record; None for all.
@@ -38,7 +38,7 @@ class PerExampleGradients:
 
     def __init__(
         self,
-        units: list[Unit],
+        rules: list[LayerRule],
         forward: Callable[[], tuple[Any, Any]],
         rows_per_record: int = 1,
         scale: float = 1.0,
@@ -46,15 +46,15 @@ class PerExampleGradients:
         present: Any = None,
         jit_compile: bool = False,
     ) -> None:
-        self._units = units
+        self._rules = rules
 
         def backward() -> _Found:
-            return _backward(units, forward, rows_per_record, scale, present)
+            return _backward(rules, forward, rows_per_record, scale, present)
 
         found = _compiled(backward) if jit_compile else backward()
         self._parts, factors, self.losses, self.aux = found
         self._kept = []
-        squares = [tf.zeros_like(self.losses[::rows_per_record], tf.float64)] * len(units)
+        squares = [tf.zeros_like(self.losses[::rows_per_record], tf.float64)] * len(rules)
         for (part, members), own in zip(self._parts, factors, strict=True):
             norms, kept = part.measured(own)
             self._kept.append(kept)
@@ -70,7 +70,7 @@ class PerExampleGradients:
                 self.usable &= present
 
     def layer_norms(self) -> Any:
-        """L2 norms, float64 `(records, units)`; 0 for a layer that was not called.
+        """L2 norms, float64 `(records, rules)`; 0 for a layer that was not called.
 
         Guarantee: none is below the norm of what `weighted_sums` adds under a weight of 1, but for
         the rounding that `privacy.sensitivity.ROUNDING_MARGIN` covers. They mean nothing for a
@@ -82,12 +82,12 @@ class PerExampleGradients:
         """Sum over usable records of `weights[i, l]` times the gradient of layer l.
 
         Args:
-            weights: float32 `(records, units)`, finite and not negative.
+            weights: float32 `(records, rules)`, finite and not negative.
 
         Returns:
-            tensors in the order of `unit.variables`, unit by unit.
+            tensors in the order of `rule.variables`, rule by rule.
         """
-        w = tf.unstack(tf.where(self.usable[:, None], weights, 0.0), len(self._units), axis=1)
+        w = tf.unstack(tf.where(self.usable[:, None], weights, 0.0), len(self._rules), axis=1)
         tensors = list({id(t): t for kept in self._kept for t in kept}.values())
         # A pass over all factors, seldom needed: for finite ones a weight of 0 is enough.
         sound = tf.cond(
@@ -99,7 +99,7 @@ class PerExampleGradients:
         return self._sums([[by_id[id(t)] for t in kept] for kept in self._kept], w)
 
     def _sums(self, kept: list[list[Any]], columns: list[Any]) -> list[Any]:
-        sums = [[tf.zeros(v.shape, self.losses.dtype) for v in u.variables] for u in self._units]
+        sums = [[tf.zeros(v.shape, self.losses.dtype) for v in u.variables] for u in self._rules]
         for (part, members), own_kept in zip(self._parts, kept, strict=True):
             found = part.weighted_sums(own_kept, [columns[index] for index in members])
             for index, own in zip(members, found, strict=True):
@@ -112,7 +112,7 @@ _Found = tuple[list[tuple[Any, list[int]]], list[list[Any]], Any, Any]
 
 
 def _backward(
-    units: list[Unit],
+    rules: list[LayerRule],
     forward: Callable[[], tuple[Any, Any]],
     rows: int,
     scale: float,
@@ -120,11 +120,11 @@ def _backward(
 ) -> _Found:
     """One forward and one backward pass."""
     with tf.GradientTape() as tape:
-        with record_calls([(unit.layer, unit.rule) for unit in units]) as calls:
+        with record_calls([(rule.layer, rule.rule) for rule in rules]) as calls:
             losses, aux = forward()
         counted = losses if present is None else tf.where(present, losses, 0.0)
         total = scale * tf.reduce_sum(counted)
-    flat = [call for unit_calls in calls for call in unit_calls]
+    flat = [call for of_one in calls for call in of_one]
     gradients = tape.gradient(total, [call.output for call in flat], unconnected_gradients="zero")
     for call, gradient in zip(flat, gradients, strict=True):
         # A vectorised loss gathers its records: its gradient comes as slices of unknown shape.
@@ -133,10 +133,10 @@ def _backward(
     if rows > 1:
         usable = _usable_rows(flat, losses, present)
         calls = [
-            [part for call in unit_calls for part in _row_by_row(_cleaned(call, usable), rows)]
-            for unit_calls in calls
+            [part for call in of_one for part in _row_by_row(_cleaned(call, usable), rows)]
+            for of_one in calls
         ]
-    parts = joined(units, calls)
+    parts = joined(rules, calls)
     factors = [part.factors([calls[index] for index in members]) for part, members in parts]
     return parts, factors, losses, aux
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients import reductions
 
 
 @dataclasses.dataclass
@@ -134,10 +134,10 @@ class InstantiatedRule(GradientRule):
         return [tf.add_n(list(gradients)) for v, *gradients in together if self.takes(v)]
 
     def measured(self, layer: Any, factors: list[Any]) -> Measured:
-        return Measured(tf.add_n([kernels.squared_norms(g) for g in factors]), factors)
+        return Measured(tf.add_n([reductions.squared_norms(g) for g in factors]), factors)
 
     def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
-        return [kernels.weighted_sum(g, weights) for g in kept]
+        return [reductions.weighted_sum(g, weights) for g in kept]
 
 
 def full_precision(tensor: Any) -> Any:

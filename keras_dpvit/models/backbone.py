@@ -12,8 +12,8 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers.embedding import PatchEmbedding
 from keras_dpvit.layers.pooling import TokenMaxPooling, pool_coordinates
 from keras_dpvit.layers.transformer import TransformerBlock
-from keras_dpvit.models.network import Stages, check_settings, feature_maps
 from keras_dpvit.models.presets import preset_arguments
+from keras_dpvit.models.stages import Stages, check_settings, feature_maps
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")

@@ -10,7 +10,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers.convolution import ConvBranch
 from keras_dpvit.layers.normalization import DPLayerNormalization
 from keras_dpvit.models.backbone import DPViTBackbone, deserialized_dtype
-from keras_dpvit.models.private_training import PrivatelyTrainable
+from keras_dpvit.models.private_model import PrivatelyTrainable
 
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")

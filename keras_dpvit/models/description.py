@@ -17,7 +17,7 @@ from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
 from keras_dpvit.models.backbone import DPViTBackbone
 from keras_dpvit.models.classifier import DPViTClassifier
-from keras_dpvit.models.costs import macs
+from keras_dpvit.models.macs import macs
 
 # Parameters and multiply-accumulates as the paper prints them (Tables 1 and 3), without units.
 PUBLISHED: dict[str, dict[str, float]] = {
@@ -37,7 +37,7 @@ def describe(model: Any) -> dict[str, Any]:
     """The parts of a model in the order of the data, with shapes, parameters and costs.
 
     Every number is taken from the layers' own shapes. Costs are multiply-accumulates for one image
-    as `models.costs` counts them; `ScatteringTransform`'s are products of real numbers.
+    as `models.macs` counts them; `ScatteringTransform`'s are products of real numbers.
 
     Args:
         model: a `DPViTClassifier` or a `DPViTBackbone`.

@@ -6,7 +6,7 @@ import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.fusion import AdaptiveWeightedFusion
-from keras_dpvit.models.private_training import PrivatelyTrainable
+from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import Ledger, compose
 

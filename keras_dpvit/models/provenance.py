@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_dpvit.privacy.entries import uncounted
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose
+from keras_dpvit.privacy.ledger_entries import uncounted
 
 LEDGER_FILE = "privacy_ledger.json"
 _ATTRIBUTE = "_keras_dpvit_known"

@@ -1,6 +1,6 @@
 """Compiled kernels for what a private step does beside a plain one, and the way to them.
 
-All that is here can be done without them: see `gradients.tokens` and `training.noise`.
+All that is here can be done without them: see `gradients.ghost_norm` and `training.noise_addition`.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def squared_norms(rows: Any) -> Any:
 
 
 def standard_normals(count: int, seed: Any) -> Any:
-    """The numbers that `training.noise.standard_normals` makes without these kernels.
+    """The numbers that `training.noise_addition.standard_normals` makes without these kernels.
 
     Args:
         count: int.

@@ -148,18 +148,15 @@ double RecordSum(const float* g, int64_t tokens, int64_t width, float* sum) {
 }
 
 double SquaredNorm(const float* numbers, int64_t count) {
-  constexpr int most = 32;  // vectors at once
-  Squares squares;
+  // Squared as doubles: as floats, squares of numbers below 1e-19 would lose digits, or vanish.
+  DoubleVector sums = DoubleVector{};
   int64_t i = 0;
-  while (i + kLanes <= count) {
-    Vector few = Vector{};
-    for (int k = 0; k < most && i + kLanes <= count; ++k, i += kLanes) {
-      const Vector piece = Load(numbers + i);
-      few += piece * piece;
-    }
-    squares.Add(few);
+  for (; i + kLanes <= count; i += kLanes) {
+    const DoubleVector piece = __builtin_convertvector(Load(numbers + i), DoubleVector);
+    sums += piece * piece;
   }
-  double norm = squares.Total();
+  double norm = 0.0;
+  for (int lane = 0; lane < kLanes; ++lane) norm += sums[lane];
   for (; i < count; ++i) norm += static_cast<double>(numbers[i]) * numbers[i];
   return norm;
 }

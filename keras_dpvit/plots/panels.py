@@ -79,5 +79,5 @@ def _draw_tokens(canvas: Canvas, left: float, top: float, model: Any) -> None:
 
 
 def _last_blocks(names: list[str]) -> list[str]:
-    """The last block of each stage, by the names that `models.network` gives."""
+    """The last block of each stage, by the names that `models.stages` gives."""
     return list({name.split("_")[1]: name for name in names}.values())

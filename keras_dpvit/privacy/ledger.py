@@ -13,7 +13,7 @@ import numpy as np
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
-from keras_dpvit.privacy.entries import (
+from keras_dpvit.privacy.ledger_entries import (
     Cost,
     Entry,
     LedgerEntry,
@@ -23,7 +23,7 @@ from keras_dpvit.privacy.entries import (
     is_release,
     rdp_of_cost,
 )
-from keras_dpvit.privacy.tuning import TrialCount
+from keras_dpvit.privacy.private_selection import TrialCount
 
 # A bound stays one when it is raised; this much is printed as 0.001.
 _LEAST_EPSILON = 1e-9
@@ -71,7 +71,7 @@ class PrivacyLedger:
         """What each entry costs; ledgers of equal costs have equal epsilons."""
         return tuple(entry.cost for entry in self.entries)
 
-    def after_selection(self, mean: float, shape: float = 1.0) -> "PrivacyLedger":
+    def compose_selection(self, mean: float, shape: float = 1.0) -> "PrivacyLedger":
         """The ledger of the best of a random number of runs, each like the one on this ledger.
 
         Guarantee: see `SelectionEntry`. `tuning.random_trials` draws the number and sees to most
@@ -161,9 +161,9 @@ class ParallelLedger:
         """What each part costs; ledgers of equal costs have equal epsilons."""
         return tuple(part.costs() for part in self.parts)
 
-    def after_selection(self, mean: float, shape: float = 1.0) -> "ParallelLedger":
-        """As `PrivacyLedger.after_selection`: a record is in one part of each run."""
-        return ParallelLedger(tuple(part.after_selection(mean, shape) for part in self.parts))
+    def compose_selection(self, mean: float, shape: float = 1.0) -> "ParallelLedger":
+        """As `PrivacyLedger.compose_selection`: a record is in one part of each run."""
+        return ParallelLedger(tuple(part.compose_selection(mean, shape) for part in self.parts))
 
     def all_entries(self) -> tuple[LedgerEntry, ...]:
         """Every entry of every part, in order."""

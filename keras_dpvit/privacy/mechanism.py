@@ -53,12 +53,12 @@ class StepMechanism:
         """L2 sensitivity of the sum, for a state of the rule; infinite without a certificate."""
         return self.units_moved * self.rule.cap(state)
 
-    def split(self) -> tuple[float, float]:
+    def split_noise(self) -> tuple[float, float]:
         """The gradient's noise multiplier and the deviation of the noise on the count."""
         rest = self.noise_multiplier  # of gradient and count together
         if self.metrics_noise_ratio is not None:
             rest /= math.sqrt(1.0 - self.metrics_noise_ratio**-2)
-        return self.rule.split(rest, self.num_units)
+        return self.rule.split_noise(rest, self.num_units)
 
     @property
     def metrics_noise_multiplier(self) -> float:
@@ -75,9 +75,9 @@ class StepMechanism:
         """Standard deviation of the noise on each of the metrics' sums."""
         return self.metrics_noise_multiplier * METRICS_STEP
 
-    def noise_stddev(self, state: Any, tally: Any = None) -> Any:
+    def noise_stddev(self, state: Any, below_count: Any = None) -> Any:
         """Standard deviation of the noise on each element of the sum."""
-        return self.split()[0] * self.rule.noise_scale(state, tally)
+        return self.split_noise()[0] * self.rule.noise_scale(state, below_count)
 
     def event(self) -> Any:
         """The dp_accounting event of one step."""

@@ -15,7 +15,7 @@ from keras_dpvit.privacy.clipping import (
     clipping_to_dict,
 )
 from keras_dpvit.privacy.mechanism import StepMechanism
-from keras_dpvit.privacy.schedules import (
+from keras_dpvit.privacy.noise_schedules import (
     ConstantNoise,
     NoiseSchedule,
     schedule_from_dict,
@@ -134,10 +134,10 @@ class PrivacyPlan:
         if self.steps <= 0:
             raise InputError(f"epochs must give at least one step, got {self.epochs:g}.")
         # Computed here so that an infeasible split is refused when the plan is made.
-        for factor, _ in self.noise_schedule.levels(self.steps):
+        for factor, _ in self.noise_schedule.segments(self.steps):
             mechanism = self._mechanism(factor)
             _validate.noise(noise_multiplier=mechanism.event_noise_multiplier)
-            mechanism.split()
+            mechanism.split_noise()
 
     @classmethod
     def for_target(
@@ -271,11 +271,11 @@ class PrivacyPlan:
             metrics_noise_ratio=metrics_noise_ratio,
         )
 
-    def noise_levels(
+    def noise_segments(
         self, metrics_noise_ratio: float | None = None
     ) -> list[tuple[StepMechanism, int]]:
         """The run as pairs (mechanism, number of steps in a row)."""
-        levels = self.noise_schedule.levels(self.steps)
+        levels = self.noise_schedule.segments(self.steps)
         return [(self._mechanism(factor, metrics_noise_ratio), steps) for factor, steps in levels]
 
     def sampler(self, key: bytes) -> samplers.Sampler | None:
@@ -337,7 +337,7 @@ class PrivacyPlan:
     ) -> dict[str, Any]:
         """The mechanism in JSON-able words and numbers, for ledgers, cards and statements."""
         mechanism = self._mechanism(factor, metrics_noise_ratio)
-        gradient, count = mechanism.split()
+        gradient, count = mechanism.split_noise()
         metrics = {"metrics_noise_multiplier": mechanism.metrics_noise_multiplier}
         return {
             "num_examples": self.num_examples,
@@ -381,7 +381,7 @@ def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int
             entry, noise_multiplier=factor * noise_multiplier / plan._mechanism(1.0).units_moved
         )
         for entry, (factor, _) in zip(
-            plan.entries(plan.steps), plan.noise_schedule.levels(plan.steps), strict=True
+            plan.entries(plan.steps), plan.noise_schedule.segments(plan.steps), strict=True
         )
     )
     once = dp_accounting.ComposedDpEvent([entry.event() for entry in entries])

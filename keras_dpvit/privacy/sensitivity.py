@@ -68,7 +68,7 @@ class Sensitivity(abc.ABC):
         """The release cap: the L2 sensitivity of the step's sum."""
 
     @abc.abstractmethod
-    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+    def split_noise(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
         """Divides one noise multiplier between the gradient and the tracked count.
 
         Args:
@@ -81,17 +81,17 @@ class Sensitivity(abc.ABC):
         """
 
     @abc.abstractmethod
-    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
+    def next_state(self, state: Any, below_count: Any, noise: Any, expected_records: float) -> Any:
         """The state for the next step.
 
         Args:
             state: scalar.
-            tally: scalar, from `tally` summed over the step's records.
+            below_count: scalar, from `below_count` summed over the step's records.
             noise: scalar, already of the standard deviation that `split` gave.
             expected_records: the public expected number of records.
         """
 
-    def tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
+    def below_count(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
         """What is summed over records beside the gradients: +1/2 (norm at most `state`) or -1/2.
 
         Args:
@@ -108,9 +108,9 @@ class Sensitivity(abc.ABC):
         recentred = tf.cast(norms <= state, tf.float32) - 0.5
         return tf.reduce_sum(tf.where(taking_part, recentred, 0.0))
 
-    def noise_scale(self, state: Any, tally: Any) -> Any:
+    def noise_scale(self, state: Any, below_count: Any) -> Any:
         """What the noise multiplier is multiplied with: the cap, whatever the records."""
-        del tally
+        del below_count
         return self.cap(state)
 
 
@@ -134,12 +134,12 @@ class FixedSensitivity(Sensitivity):
     def cap(self, state: Any) -> Any:
         return state
 
-    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+    def split_noise(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
         del batch_size
         return noise_multiplier, 0.0
 
-    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
-        del tally, noise, expected_records
+    def next_state(self, state: Any, below_count: Any, noise: Any, expected_records: float) -> Any:
+        del below_count, noise, expected_records
         return state
 
 
@@ -199,7 +199,7 @@ class DynamicSensitivity(Sensitivity):
 
         return tf.maximum(state, self.floor) if self.combine == "max" else state + self.floor
 
-    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+    def split_noise(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
         if noise_multiplier == 0:
             return 0.0, 0.0
         stddev = self.count_noise_stddev
@@ -213,14 +213,14 @@ class DynamicSensitivity(Sensitivity):
             )
         return (noise_multiplier**-2 - (2 * stddev) ** -2) ** -0.5, stddev
 
-    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
+    def next_state(self, state: Any, below_count: Any, noise: Any, expected_records: float) -> Any:
         import tensorflow as tf
 
         query = tf_privacy.geometric_quantile_estimator(
             self.initial, self.target_quantile, self.learning_rate, expected_records
         )
         global_state = query.initial_global_state()._replace(current_estimate=state)
-        estimate, _, _ = query.get_noised_result(tally + noise, global_state)
+        estimate, _, _ = query.get_noised_result(below_count + noise, global_state)
         # Post-processing: a geometric walk that reached 0 or infinity would never come back.
         return tf.clip_by_value(estimate, self.floor, max(_LARGEST_NORM, self.initial))
 
@@ -253,25 +253,25 @@ class PublishedSensitivity(Sensitivity):
     def cap(self, state: Any) -> Any:
         return state + math.inf
 
-    def split(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
+    def split_noise(self, noise_multiplier: float, batch_size: int) -> tuple[float, float]:
         del batch_size
         return noise_multiplier, 0.0
 
-    def tally(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
+    def below_count(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
         import tensorflow as tf
 
         del state, norms
         usable = taking_part & tf.math.is_finite(thresholds)
         return tf.reduce_sum(tf.where(usable, (thresholds + self.floor) ** 2, 0.0))
 
-    def noise_scale(self, state: Any, tally: Any) -> Any:
+    def noise_scale(self, state: Any, below_count: Any) -> Any:
         import tensorflow as tf
 
         del state
-        return tf.sqrt(tally)
+        return tf.sqrt(below_count)
 
-    def next_state(self, state: Any, tally: Any, noise: Any, expected_records: float) -> Any:
-        del tally, noise, expected_records
+    def next_state(self, state: Any, below_count: Any, noise: Any, expected_records: float) -> Any:
+        del below_count, noise, expected_records
         return state
 
 

@@ -17,7 +17,7 @@ from keras_dpvit.privacy.ledger import (
     epsilon_curves,
     selections,
 )
-from keras_dpvit.privacy.tuning import TrialCount
+from keras_dpvit.privacy.private_selection import TrialCount
 
 _TUNING_LIMIT = "Hyper-parameters chosen by looking at results on these records: not counted."
 _TUNING_REST = (

@@ -1,6 +1,5 @@
 """Everything a report says in figures, as one JSON-able dict; the page is drawn from it."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -47,17 +46,6 @@ def facts(run: Run, held_out: HeldOut) -> dict[str, Any]:
         ],
         "provenance": _provenance(run),
     }
-
-
-def strict(value: Any) -> Any:
-    """The same for JSON proper: infinite numbers as "infinite", NaN as None."""
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "infinite" if value > 0 else "-infinite"
-    return value
 
 
 def _model_facts(run: Run) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
-from keras_dpvit.errors import InputError
+from keras_dpvit import _files
 from keras_dpvit.privacy.statement import format_epsilon
 from keras_dpvit.report.facts import facts as facts_of
-from keras_dpvit.report.facts import strict
 from keras_dpvit.report.markup import Content, Markup, join, scrolling, section, table, tag
 from keras_dpvit.report.predictions import HeldOut, choose_samples
 from keras_dpvit.report.privacy_sections import (
@@ -86,15 +84,7 @@ def write_page(page: str, path: str | os.PathLike[str]) -> None:
     Raises:
         InputError: if the place cannot be written.
     """
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(page.encode("utf-8", "replace"))
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    _files.write_whole(path, page)
 
 
 def _head(facts: dict[str, Any]) -> Markup:
@@ -241,6 +231,6 @@ def _flag_words(value: Any) -> Content:
 
 
 def _data_block(facts: dict[str, Any]) -> Markup:
-    text = json.dumps(strict(facts), allow_nan=False)
+    text = json.dumps(_files.jsonable(facts), allow_nan=False)
     text = text.replace("<", "\\u003c").replace("&", "\\u0026")  # so nothing in it is markup
     return tag("script", Markup(text), type="application/json", id=DATA_ID)

@@ -7,15 +7,13 @@ import os
 import pathlib
 from typing import Any
 
+from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME
 from keras_dpvit.datasets.image_data import first_line
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import Ledger, ledger_from_dict
 
 # Named here once more: the export room, which writes these, loads TensorFlow.
-RUN_NAME = "run.json"
-CARD_NAME = "privacy_card.json"
 PROVENANCE_NAME = "assets.extra/provenance.json"
-MODEL_NAME = "model.keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +93,8 @@ def read_files(directory: str | os.PathLike[str]) -> RunFiles:
     """
     path = _version_directory(pathlib.Path(directory))
     record, card = _read_json(path / RUN_NAME), _read_json(path / CARD_NAME)
-    if not (path / MODEL_NAME).is_file():
-        raise InputError(f"run must hold {MODEL_NAME}; {str(path)!r} does not.")
+    if not (path / KERAS_NAME).is_file():
+        raise InputError(f"run must hold {KERAS_NAME}; {str(path)!r} does not.")
     if not isinstance(record.get("flags"), dict) or not _are_histories(record.get("histories")):
         raise InputError(
             f"{path / RUN_NAME} must hold flags, and histories as lists of numbers by name."
@@ -132,7 +130,7 @@ def load(files: RunFiles) -> Run:
     """
     from keras_dpvit.loading import load_model
 
-    path = files.directory / MODEL_NAME
+    path = files.directory / KERAS_NAME
     try:
         model = load_model(path)
     except Exception as error:

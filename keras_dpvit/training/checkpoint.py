@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit import _files
 from keras_dpvit.errors import InputError
 
 _FILE = "private_training.npz"
@@ -85,12 +86,7 @@ class Checkpoint:
         text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, **{_META: text})
-        temporary = self._directory / f"{_FILE}.partial"
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._directory / _FILE)
+        _files.write_whole(self._directory / _FILE, buffer.getbuffer())
         _sync_directory(self._directory)  # the journal's name in it, too
 
     def load(self, variables: list[Any]) -> dict[str, Any] | None:

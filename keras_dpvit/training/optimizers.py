@@ -6,13 +6,7 @@ import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
-
-
-class PrivateGradients(list):
-    """Gradients that the plan's mechanism has clipped, summed and noised.
-
-    Only `training.trainer` makes them; the optimizers below take nothing else.
-    """
+from keras_dpvit.training.step import PrivateGradients
 
 
 class _PrivateOptimizer:

@@ -154,8 +154,8 @@ def metric_sums(
             "private_metrics need a plan that samples by itself: the public number of records in "
             "others' batches is not known."
         )
-    for mechanism, _ in plan.noise_levels(private_metrics.noise_ratio):
-        mechanism.split()  # refuses what leaves the gradient nothing
+    for mechanism, _ in plan.noise_segments(private_metrics.noise_ratio):
+        mechanism.split_noise()  # refuses what leaves the gradient nothing
     answers, threshold = _answers(model, labels)
     classes = {"": 0, "binary": 2}.get(answers, int(model.output_shape[-1]))
     usual = 2 * math.log(classes) if classes > 1 else _LARGEST_LOSS

@@ -7,16 +7,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit.gradients.layer_rules import LayerRule
 from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.gradients.units import Unit
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import release_weights
-from keras_dpvit.training.noise import standard_normals
-from keras_dpvit.training.optimizers import PrivateGradients
+from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums
 
 
-class CertifiedStep:
+class PrivateGradients(list):
+    """Gradients that the plan's mechanism has clipped, summed and noised.
+
+    Only a `PrivateStep` makes them; private optimizers take nothing else.
+    """
+
+
+class PrivateStep:
     """Clipped, capped and noised sums over one batch, for one model under one plan.
 
     Guarantee: with `C` the step's cap, a function of earlier releases, one record moves the sums by
@@ -26,11 +32,11 @@ class CertifiedStep:
     Args:
         model: the Keras model.
         plan: the `PrivacyPlan`.
-        units: the model's units.
-        groups: for each unit the number of its clipping group.
+        rules: the model's `layer_rules`.
+        groups: for each of them the number of its clipping group.
         losses: one loss for each row, of `(labels, outputs)`.
-        rows_per_unit: int, rows of a batch that make one clipped unit: its records or the copies
-            of its record.
+        rows_per_microbatch: int, rows of a batch that are clipped as one: a microbatch's records,
+            or the copies of one record.
         physical_batch_size: int, rows in memory at once.
         jit_compile: bool, XLA for the forward and backward pass.
         metrics: `MetricSums` or None; their two sums come last in the vector of sums.
@@ -40,24 +46,24 @@ class CertifiedStep:
         self,
         model: Any,
         plan: PrivacyPlan,
-        units: list[Unit],
+        rules: list[LayerRule],
         groups: list[int],
         losses: Callable[[Any, Any], Any],
         *,
-        rows_per_unit: int,
+        rows_per_microbatch: int,
         physical_batch_size: int,
         jit_compile: bool,
         metrics: MetricSums | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
-        self._units = units
-        self._variables = [v for unit in units for v in unit.variables]
+        self._rules = rules
+        self._variables = [v for rule in rules for v in rule.variables]
         self._sizes = [math.prod(v.shape) for v in self._variables]
         self._groups = groups
         self._losses = losses
-        self._rows_per_unit = rows_per_unit
-        limit = max(1, physical_batch_size // rows_per_unit)
+        self._rows_per_microbatch = rows_per_microbatch
+        limit = max(1, physical_batch_size // rows_per_microbatch)
         self._xla = jit_compile
         self._metrics = metrics
         self._num_metrics = 0 if metrics is None else 2
@@ -72,36 +78,38 @@ class CertifiedStep:
         they meet. What pads takes no part.
 
         Args:
-            x: `(units * rows_per_unit, ...)`, unit by unit.
+            x: `(microbatches * rows_per_microbatch, ...)`, microbatch by microbatch.
             y: labels of the rows.
             present: bool, which rows are records.
             state: the sensitivity's state.
 
         Returns:
-            The sums of all variables as one vector, the tally, outputs and losses of all rows.
+            The sums of all variables as one vector, the count of norms below the median's bound,
+            outputs and losses of all rows.
         """
-        rows = self._rows_per_unit
-        units = tf.shape(y)[0] // rows
+        rows = self._rows_per_microbatch
+        microbatches = tf.shape(y)[0] // rows
         grain, least, most = self._chunk_sizes
-        chunks = tf.maximum(1, (units + most - 1) // most)
-        size = tf.maximum(least, (units + chunks * grain - 1) // (chunks * grain) * grain)
+        chunks = tf.maximum(1, (microbatches + most - 1) // most)
+        size = (microbatches + chunks * grain - 1) // (chunks * grain) * grain
+        size = tf.maximum(least, size)
         total = tf.shape(y)[0]
         x, y, present = (_padded(t, chunks * size * rows) for t in (x, y, present))
 
-        def one_chunk(i: Any, sums: Any, tally: Any, outputs: Any, losses: Any) -> Any:
+        def one_chunk(i: Any, sums: Any, below_count: Any, outputs: Any, losses: Any) -> Any:
             part = [t[i * size * rows : (i + 1) * size * rows] for t in (x, y, present)]
-            taking_part = tf.range(i * size, (i + 1) * size) < units
-            more, more_tally, output, loss = self._chunk(*part, taking_part, state)
+            taking_part = tf.range(i * size, (i + 1) * size) < microbatches
+            more, more_below_count, output, loss = self._chunk(*part, taking_part, state)
             return (
                 i + 1,
                 sums + more,
-                tally + more_tally,
+                below_count + more_below_count,
                 outputs.write(i, output),
                 losses.write(i, loss),
             )
 
         classes = self._model.output_shape[1:]
-        _, sums, tally, outputs, losses = tf.while_loop(
+        _, sums, below_count, outputs, losses = tf.while_loop(
             lambda i, *_: i < chunks,
             one_chunk,
             (
@@ -113,11 +121,11 @@ class CertifiedStep:
             ),
             parallel_iterations=1,
         )
-        return sums, tally, outputs.concat()[:total], losses.concat()[:total]
+        return sums, below_count, outputs.concat()[:total], losses.concat()[:total]
 
     def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
-        """Clipped sums of one chunk, tally, outputs and losses of its rows."""
-        rows = self._rows_per_unit
+        """Clipped sums of one chunk, the count below, outputs and losses of its rows."""
+        rows = self._rows_per_microbatch
 
         def forward() -> tuple[Any, Any]:
             outputs = tf.cast(self._model(x, training=True), tf.float32)
@@ -127,10 +135,10 @@ class CertifiedStep:
             taking_part &= present
         counted = present & tf.repeat(taking_part, rows)
         gradients = PerExampleGradients(
-            self._units,
+            self._rules,
             forward,
             rows,
-            1.0 / self._unit_size,
+            1.0 / self._rows_averaged,
             present=counted,
             jit_compile=self._xla,
         )
@@ -142,29 +150,29 @@ class CertifiedStep:
         clipped = tf.where(gradients.usable, clipped, 0.0)
         thresholds = tf.cast(clipping.thresholds(norms), tf.float32)
         thresholds = tf.where(gradients.usable, thresholds, math.nan)
-        tally = self._plan.sensitivity.tally(state, clipped, thresholds, taking_part)
+        below_count = self._plan.sensitivity.below_count(state, clipped, thresholds, taking_part)
         sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
         # One vector: a hundred variables would be a thousand small operations on the way.
         sums = [tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums]
         if self._metrics is not None:
             copies = rows if self._plan.microbatch_size == 1 else 1
             sums.append(self._metrics.sums(gradients.losses, gradients.aux, y, counted, copies))
-        return tf.concat(sums, axis=0), tally, gradients.aux, gradients.losses
+        return tf.concat(sums, axis=0), below_count, gradients.aux, gradients.losses
 
     @property
-    def _unit_size(self) -> int:
-        """The public number over which a unit averages its rows' gradients."""
+    def _rows_averaged(self) -> int:
+        """The public number over which a microbatch averages its rows' gradients."""
         shared = self._plan.microbatch_size
-        return shared if shared > 1 else self._rows_per_unit
+        return shared if shared > 1 else self._rows_per_microbatch
 
     def release(
-        self, sums: Any, tally: Any, state: Any, step: Any, noise_key: Any
+        self, sums: Any, below_count: Any, state: Any, step: Any, noise_key: Any
     ) -> tuple[PrivateGradients, Any]:
-        """Noises the sums and the tally of a step.
+        """Noises the sums and the count of a step.
 
         Args:
             sums: of all variables, one vector.
-            tally: scalar.
+            below_count: scalar.
             state: the sensitivity's state.
             step: scalar int64; no two releases of a key share one.
             noise_key: int64 tensor of 2.
@@ -172,14 +180,14 @@ class CertifiedStep:
         Returns:
             The gradients for the optimizer and the sensitivity's next state.
         """
-        return self.release_all(sums, tally, state, step, noise_key)[:2]
+        return self.release_all(sums, below_count, state, step, noise_key)[:2]
 
     def release_all(
-        self, sums: Any, tally: Any, state: Any, step: Any, noise_key: Any
+        self, sums: Any, below_count: Any, state: Any, step: Any, noise_key: Any
     ) -> tuple[PrivateGradients, Any, Any]:
         """As `release`, and the noised sums of the metrics, `(2,)` or `(0,)`."""
         plan, size = self._plan, sum(self._sizes)
-        stddev, count_stddev, metrics_stddev = self._noise(step, state, tally)
+        stddev, count_stddev, metrics_stddev = self._noise(step, state, below_count)
         seed = tf.random.experimental.stateless_fold_in(noise_key, step)
         normals = standard_normals(size + 1 + self._num_metrics, seed)
         noised = (sums[:size] + stddev * normals[1 : size + 1]) / plan.num_microbatches
@@ -189,37 +197,37 @@ class CertifiedStep:
             for part, variable in zip(tf.split(noised, self._sizes), self._variables, strict=True)
         ]
         after = plan.sensitivity.next_state(
-            state, tally, count_stddev * normals[0], plan.num_microbatches
+            state, below_count, count_stddev * normals[0], plan.num_microbatches
         )
         return PrivateGradients(gradients), after, metrics
 
-    def _noise(self, step: Any, state: Any, tally: Any) -> tuple[Any, Any, Any]:
+    def _noise(self, step: Any, state: Any, below_count: Any) -> tuple[Any, Any, Any]:
         """Standard deviations of a step's noise on the sums, on the count and on the metrics."""
         ratio = None if self._metrics is None else self._metrics.noise_ratio
-        mechanisms, steps = zip(*self._plan.noise_levels(ratio), strict=True)
+        mechanisms, steps = zip(*self._plan.noise_segments(ratio), strict=True)
         level = tf.searchsorted(tf.constant(np.cumsum(steps)), [step], side="right")[0]
         level = tf.minimum(level, len(mechanisms) - 1)
-        on_sums = tf.stack([mechanism.noise_stddev(state, tally) for mechanism in mechanisms])
-        on_count = tf.constant([mechanism.split()[1] for mechanism in mechanisms], tf.float32)
+        on_sums = tf.stack([mechanism.noise_stddev(state, below_count) for mechanism in mechanisms])
+        on_count = tf.constant([mechanism.split_noise()[1] for mechanism in mechanisms], tf.float32)
         on_metrics = tf.constant([m.metrics_noise_stddev for m in mechanisms], tf.float32)
         return on_sums[level], on_count[level], on_metrics[level]
 
 
-def _group_norms(unit_norms: Any, groups: list[int]) -> Any:
-    """Norms `(records, groups)` from norms `(records, units)`."""
-    if groups == list(range(unit_norms.shape[1])):
-        return unit_norms
+def _group_norms(layer_norms: Any, groups: list[int]) -> Any:
+    """Norms `(records, groups)` from norms `(records, layers)`."""
+    if groups == list(range(layer_norms.shape[1])):
+        return layer_norms
     member = np.zeros((len(groups), max(groups) + 1), "float32")
     member[np.arange(len(groups)), groups] = 1.0
-    # Not a product with 0 and 1: a unit's infinite norm must not touch the other groups.
+    # Not a product with 0 and 1: a layer's infinite norm must not touch the other groups.
     columns = [
-        tf.norm(tf.gather(unit_norms, np.flatnonzero(column), axis=1), axis=1)
+        tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)
         for column in member.T
     ]
     return tf.stack(columns, axis=1)
 
 
-def _chunk_sizes(units: int, limit: int, xla: bool) -> tuple[int, int, int]:
+def _chunk_sizes(microbatches: int, limit: int, xla: bool) -> tuple[int, int, int]:
     """The step between sizes of chunks, the least and the greatest, for Poisson samples.
 
     A compilation by XLA costs more time and memory than what kernels prepare for a size: it gets
@@ -227,15 +235,15 @@ def _chunk_sizes(units: int, limit: int, xla: bool) -> tuple[int, int, int]:
     cut once more. Without XLA, sizes are a quarter of a deviation apart.
 
     Args:
-        units: int, expected in a sample.
-        limit: int, units at once.
+        microbatches: int, expected in a sample.
+        limit: int, microbatches at once.
         xla: bool.
     """
-    chunks = math.ceil(units / limit)
-    deviation = math.sqrt(units) / chunks
+    chunks = math.ceil(microbatches / limit)
+    deviation = math.sqrt(microbatches) / chunks
     grain = min(limit, max(1, round(deviation if xla else deviation / 4)))
     most = limit - limit % grain
-    ends = (units / chunks + sign * 2 * deviation for sign in (-1, 1))
+    ends = (microbatches / chunks + sign * 2 * deviation for sign in (-1, 1))
     low, high = (math.ceil(end / grain) * grain for end in ends)
     # Where memory cuts more often than that, the parts have sizes of their own.
     return (grain, max(low, grain), high) if xla and high <= most else (grain, grain, most)

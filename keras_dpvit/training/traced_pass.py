@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit.gradients.layer_calls import record_calls
 from keras_dpvit.gradients.randomness import seed_generators
-from keras_dpvit.gradients.recording import record_calls
 from keras_dpvit.layers.attention import SelfAttention
 from keras_dpvit.layers.normalization import DPLayerNormalization
 

@@ -10,26 +10,26 @@ import tensorflow as tf
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.gradients.kernels import full_precision_products
-from keras_dpvit.gradients.units import clipping_groups, find_units
+from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
+from keras_dpvit.gradients.reductions import full_precision_products
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training import batches, inputs
+from keras_dpvit.training import batch_selection, inputs
 from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.example_independence import check_examples_independent, config_of
 from keras_dpvit.training.external import ExternalBatches
-from keras_dpvit.training.guard import Guard
+from keras_dpvit.training.fit_callback import PrivateFitCallback
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
 from keras_dpvit.training.recipe import once_for_each_recipe
 from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.steering import Steering, same_records
-from keras_dpvit.training.step import CertifiedStep
-from keras_dpvit.training.validation import config_of, validate
+from keras_dpvit.training.step import PrivateStep
 
 _MOST_ROWS_AT_ONCE = 320
 _RECORDS_TRIED = 6
@@ -197,42 +197,44 @@ class PrivateTrainer:
         metrics = metric_sums(private_metrics, self.plan, self._model, labels)
         self._prepare(physical_batch_size, augmentation, metrics)
         self._build_shown_metrics(labels)
-        guard = Guard(self, epochs)
+        callback = PrivateFitCallback(self, epochs)
         if checkpoint_dir is not None and self._external:
             raise InputError(
                 "checkpoint_dir needs a plan that samples by itself: nobody knows which batches of "
                 "the others' pass are still to come."
             )
         if checkpoint_dir is not None:
-            guard.use_checkpoints(Checkpoint(checkpoint_dir), checkpoint_steps)
-        if self.plan_is_spent and not guard.resumed:
+            callback.use_checkpoints(Checkpoint(checkpoint_dir), checkpoint_steps)
+        if self.plan_is_spent and not callback.resumed:
             raise InputError(
                 f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
                 "its cost will be added."
             )
-        if self.plan.seed is not None and self.plan.noise_multiplier and not guard.resumed:
+        if self.plan.seed is not None and self.plan.noise_multiplier and not callback.resumed:
             randomness.claim(self._sampling_key, self._owner_of_keys)
         self._validate(images, labels)
         self._note_disclosures(arguments)
         validates_on_training = same_records(x, arguments.get("validation_data"))
-        guard.steering = Steering(guard.note, lambda: self._shown_names, validates_on_training)
+        callback.steering = Steering(
+            callback.note, lambda: self._shown_names, validates_on_training
+        )
         self._in_fit = True
         self._layer_randomness.begin_fit()
         try:
-            with guard.steering.watching(callbacks) as watched, full_precision_products():
+            with callback.steering.watching(callbacks) as watched, full_precision_products():
                 return keras_fit(
                     data,
                     epochs=epochs,
-                    initial_epoch=guard.initial_epoch,
+                    initial_epoch=callback.initial_epoch,
                     steps_per_epoch=None if self._external else self.plan.steps_per_epoch,
-                    callbacks=[guard, *watched],
+                    callbacks=[callback, *watched],
                     shuffle=False,  # a sample has no order
                     **arguments,
                 )
         finally:
             self._in_fit = False
             self._layer_randomness.end_fit()
-            guard.close()
+            callback.close()
 
     def _check_target(self) -> None:
         """Refuses a plan that would take what the weights have cost past its target."""
@@ -261,12 +263,12 @@ class PrivateTrainer:
         source = source_for(self._model, x, y)
         inputs.check_size(self.plan, source.num_records)
         data = tf.data.Dataset.from_generator(
-            lambda: batches.sampled_batches(
+            lambda: batch_selection.sampled_batches(
                 self.plan, source, self._sampling_key, lambda: self.steps_taken
             ),
-            output_signature=batches.signature(source),
+            output_signature=batch_selection.signature(source),
         )
-        return data.prefetch(2), *batches.some_records(source)
+        return data.prefetch(2), *batch_selection.some_records(source)
 
     def _validate(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Checks that examples are independent, once for what is trained as it is."""
@@ -280,7 +282,7 @@ class PrivateTrainer:
 
         def check() -> None:
             self._check_loss(labels)
-            validate(self._model, self._losses, labels, images)
+            check_examples_independent(self._model, self._losses, labels, images)
 
         kinds = [f"{array.dtype} {array.shape[1:]}" for array in (images, labels)]
         once_for_each_recipe(check, self._model, self._model.loss, *kinds)
@@ -333,16 +335,16 @@ class PrivateTrainer:
         self._augmentation, self._metrics = augmentation, metrics
         self._losses = per_example_loss(self._model.loss)
         groups = self.plan.clipping.groups
-        units = find_units(self._model, by_variable=groups == "variable")
-        self._variables = [v for unit in units for v in unit.variables]
+        rules = layer_rules(self._model, by_variable=groups == "variable")
+        self._variables = [v for rule in rules for v in rule.variables]
         copies = 1 if augmentation is None else augmentation.copies
-        self.step = CertifiedStep(
+        self.step = PrivateStep(
             self._model,
             self.plan,
-            units,
-            clipping_groups(self._model, units, groups),
+            rules,
+            clipping_groups(self._model, rules, groups),
             self._losses,
-            rows_per_unit=copies * batches.rows_per_unit(self.plan),
+            rows_per_microbatch=copies * batch_selection.rows_per_microbatch(self.plan),
             physical_batch_size=self._physical_batch_size,
             jit_compile=self._jit_compile,
             metrics=metrics,
@@ -383,13 +385,13 @@ class PrivateTrainer:
             # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
             step = tf.identity(self._steps)
         public_states = self._layer_randomness.enter(step)
-        sums, tally, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
+        sums, below_count, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
         gradients, state, metrics = self.step.release_all(
-            sums, tally, self._state, step, self._noise_key
+            sums, below_count, self._state, step, self._noise_key
         )
-        with tf.control_dependencies([sums, tally, outputs, losses]):
+        with tf.control_dependencies([sums, below_count, outputs, losses]):
             self._layer_randomness.leave(public_states)
-        with tf.control_dependencies([tally]):
+        with tf.control_dependencies([below_count]):
             # Not before the batch is there: the sampler asks for the number of its step.
             self._steps.assign_add(1)
             # Hundreds of small reads, which would come before the forward pass.
@@ -412,5 +414,5 @@ class PrivateTrainer:
 
 def _default_physical_batch_size(plan: PrivacyPlan) -> int:
     """Rows at once where the user does not say: nearly all samples of a small batch whole."""
-    rows = plan.num_microbatches * batches.rows_per_unit(plan)
+    rows = plan.num_microbatches * batch_selection.rows_per_microbatch(plan)
     return min(_MOST_ROWS_AT_ONCE, rows + math.ceil(5 * math.sqrt(rows)))

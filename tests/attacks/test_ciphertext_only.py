@@ -9,13 +9,13 @@ import pytest
 
 from benchmarks import photographs
 from keras_dpvit.attacks import (
+    block_layout,
     correlation_jigsaw,
     feature_reconstruction,
     jigsaw,
     known_plaintext,
     pixel_order,
-    swaps,
-    units,
+    swap_search,
 )
 from keras_dpvit.attacks.ssim import ssim
 from keras_dpvit.encryption import SecretKey, make_cipher
@@ -55,8 +55,8 @@ def test_one_known_photograph_gives_both_keys_through_jpeg(photos):
 
 def test_seams_tell_the_turns_of_the_grid_apart(photos):
     plain = photographs.crops(photos[:1], 1, np.random.default_rng(1))
-    positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
-    upright = units.take(plain, positions)
+    positions = block_layout.unit_positions((224, 224, 3), 16, "joint", "quadrant")
+    upright = block_layout.take(plain, positions)
     for turn in pixel_order._turns(8)[1::2]:
         found = pixel_order.recover_pixel_order(upright[:, :, :, turn])
         np.testing.assert_array_equal(found, turn)
@@ -64,14 +64,14 @@ def test_seams_tell_the_turns_of_the_grid_apart(photos):
 
 def test_swaps_repair_an_order(photos):
     plain = photographs.crops(photos[:1], 1, np.random.default_rng(2))
-    positions = units.unit_positions((224, 224, 3), 16, "joint", "quadrant")
-    costs, edges = pixel_order._costs(units.take(plain, positions)), pixel_order._edges(8)
+    positions = block_layout.unit_positions((224, 224, 3), 16, "joint", "quadrant")
+    costs, edges = pixel_order._costs(block_layout.take(plain, positions)), pixel_order._edges(8)
     right = np.arange(64)
     wrong = right.copy()
     wrong[[3, 40, 17]] = wrong[[40, 17, 3]]
-    value, repaired = swaps.descend(wrong, costs, edges)
+    value, repaired = swap_search.descend(wrong, costs, edges)
     np.testing.assert_array_equal(repaired, right)
-    assert value == pytest.approx(swaps.total(right, costs, edges))
+    assert value == pytest.approx(swap_search.total(right, costs, edges))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -82,15 +82,15 @@ def test_no_swap_helps_any_more(seed):
     costs = generator.random((2, 5, 5))
     start = generator.permutation(5)
     before = start.copy()
-    value, placed = swaps.descend(start, costs, edges)
+    value, placed = swap_search.descend(start, costs, edges)
     np.testing.assert_array_equal(start, before)
     by_hand = sum(costs[kind, placed[a], placed[b]] for kind, a, b in edges)
     assert value == pytest.approx(by_hand)
-    assert value <= swaps.total(start, costs, edges) + 1e-9
+    assert value <= swap_search.total(start, costs, edges) + 1e-9
     for x, y in itertools.combinations(range(5), 2):
         other = placed.copy()
         other[[x, y]] = other[[y, x]]
-        assert swaps.total(other, costs, edges) >= value - 1e-9
+        assert swap_search.total(other, costs, edges) >= value - 1e-9
 
 
 def test_a_shifted_rectangle_is_shifted_back(photos):
@@ -99,9 +99,9 @@ def test_a_shifted_rectangle_is_shifted_back(photos):
     ratios = np.minimum([jigsaw._relative(cost) for cost in jigsaw.border_costs(pieces)], 2)
     frame = np.arange(64).reshape(8, 8)
     frame[2:5, 1:7] = np.roll(frame[2:5, 1:7], 1, axis=1)
-    found, _ = swaps.descend(frame.reshape(-1), ratios, jigsaw._edges(8, 8))
+    found, _ = swap_search.descend(frame.reshape(-1), ratios, jigsaw._edges(8, 8))
     right = np.arange(64)
-    assert found > swaps.total(right, ratios, jigsaw._edges(8, 8))  # swaps alone do not do it
+    assert found > swap_search.total(right, ratios, jigsaw._edges(8, 8))  # swaps alone do not do it
     np.testing.assert_array_equal(jigsaw._improved(frame, ratios), right)
 
 

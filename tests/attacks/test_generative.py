@@ -10,14 +10,14 @@ import pytest
 from keras_dpvit.attacks import (
     generative,
     image_translation,
-    learned,
-    learned_networks,
-    learned_settings,
+    trained_attacks,
+    trained_networks,
+    trained_settings,
 )
 from keras_dpvit.attacks.generative import GanSettings
 from keras_dpvit.attacks.image_translation import TranslationSettings
-from keras_dpvit.attacks.learned_training import EpochStore
 from keras_dpvit.attacks.ssim import ssim
+from keras_dpvit.attacks.trained_steps import EpochStore
 from keras_dpvit.encryption import SecretKey, make_cipher
 from keras_dpvit.errors import InputError
 
@@ -47,7 +47,7 @@ def parts(digit_images):
         x_train=digit_images.x_train.repeat(2, 1).repeat(2, 2),
         x_test=digit_images.x_test.repeat(2, 1).repeat(2, 2),
     )
-    return learned.make_parts(data, SHAPE, 48, 48, 40)
+    return trained_attacks.make_parts(data, SHAPE, 48, 48, 40)
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,11 @@ def _largest_singular_values(model):
 
 
 def test_networks_have_the_published_sizes():
-    generator = learned_networks.sia_generator((32, 32, 3))
+    generator = trained_networks.sia_generator((32, 32, 3))
     trainable = sum(int(np.prod(w.shape)) for w in generator.trainable_weights)
     # The biases of the block projections and batch normalisation count for less than a twentieth.
     assert trainable == pytest.approx(1.09e6, rel=0.05)
-    discriminator = learned_networks.sia_discriminator((32, 32, 3))
+    discriminator = trained_networks.sia_discriminator((32, 32, 3))
     assert discriminator.output_shape == (None, 1)
     trainable = sum(int(np.prod(w.shape)) for w in discriminator.trainable_weights)
     assert trainable == pytest.approx(13.4e6, rel=0.01)
@@ -80,8 +80,8 @@ def test_networks_have_the_published_sizes():
 
 def test_spectral_norm_is_one_after_training_calls():
     """Power iteration converges; every convolution and the dense layer is normalised."""
-    discriminator = learned_networks.sia_discriminator((16, 16, 1), (8, 8))
-    generator = learned_networks.sia_generator((16, 16, 1), 8, 1, "shared")
+    discriminator = trained_networks.sia_discriminator((16, 16, 1), (8, 8))
+    generator = trained_networks.sia_generator((16, 16, 1), 8, 1, "shared")
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 1)).astype(np.float32)
     for model, count in ((discriminator, 2 + 3 + 1 + 3 + 1), (generator, 6)):
         for _ in range(15):
@@ -94,7 +94,7 @@ def test_spectral_norm_is_one_after_training_calls():
 
 
 def test_attention_starts_as_the_identity_and_sees_every_place():
-    layer = learned_networks.FeatureAttention()
+    layer = trained_networks.FeatureAttention()
     x = np.random.default_rng(0).normal(size=(1, 4, 4, 16)).astype(np.float32)
     np.testing.assert_array_equal(layer(x), x)
     layer.gamma.assign(1.0)
@@ -177,10 +177,10 @@ def test_no_plain_image_of_the_victim_reaches_a_training(parts, monkeypatch):
 
     monkeypatch.setattr(generative, "train", spy)
     monkeypatch.setattr(image_translation, "train", spy)
-    for attack in learned_settings.ATTACKERS:
-        settings = learned_settings.settings_for(attack, "le", {})
+    for attack in trained_settings.ATTACKERS:
+        settings = trained_settings.settings_for(attack, "le", {})
         with pytest.raises(StoppedError):
-            learned.attack_test_images(attack, "le", {}, parts, lambda *_: 0.0, settings)
+            trained_attacks.attack_test_images(attack, "le", {}, parts, lambda *_: 0.0, settings)
         images = [a for a in given["arrays"] if a.ndim == 4]
         assert len(images) == 2
         for array in images:
@@ -193,7 +193,7 @@ def test_no_plain_image_of_the_victim_reaches_a_training(parts, monkeypatch):
 
 def test_scores_of_a_perfect_a_constant_and_a_useless_recovery(parts):
     encrypted = make_cipher("pe", bytes(32), SHAPE).encrypt(parts.test)
-    perfect = learned.score(parts, encrypted, parts.test)
+    perfect = trained_attacks.score(parts, encrypted, parts.test)
     assert perfect["broken"] is True
     assert perfect["ssim_uniform7"]["median"] == 1
     expected = ssim(parts.test, encrypted, "gaussian11")
@@ -203,20 +203,20 @@ def test_scores_of_a_perfect_a_constant_and_a_useless_recovery(parts):
         "percentile_95": pytest.approx(np.percentile(expected, 95)),
     }
     mean = np.rint(parts.own.mean(0)).astype(np.uint8)
-    constant = learned.score(parts, encrypted, np.broadcast_to(mean, parts.test.shape))
+    constant = trained_attacks.score(parts, encrypted, np.broadcast_to(mean, parts.test.shape))
     assert constant["broken"] is False
     assert constant["ssim_uniform7"] == constant["ssim_uniform7_mean_image"]
     assert constant["ssim_uniform7_other_image"]["median"] == pytest.approx(
         constant["ssim_uniform7"]["median"], abs=1e-9
     )
-    assert learned.score(parts, encrypted, encrypted)["broken"] is False
+    assert trained_attacks.score(parts, encrypted, encrypted)["broken"] is False
 
 
 def test_an_outcome_has_the_victims_ciphertexts_and_the_judges_word(parts):
-    judge = learned.train_judge(parts.own, parts.own_labels, 10)
-    told = learned.attack_test_images("fr", "pe", {}, parts, judge, seed=3)
-    again = learned.attack_test_images("fr", "pe", {}, parts, judge, seed=3)
-    other = learned.attack_test_images("fr", "pe", {}, parts, judge, seed=4)
+    judge = trained_attacks.train_judge(parts.own, parts.own_labels, 10)
+    told = trained_attacks.attack_test_images("fr", "pe", {}, parts, judge, seed=3)
+    again = trained_attacks.attack_test_images("fr", "pe", {}, parts, judge, seed=3)
+    other = trained_attacks.attack_test_images("fr", "pe", {}, parts, judge, seed=4)
     np.testing.assert_array_equal(told.encrypted, again.encrypted)
     assert (told.encrypted != other.encrypted).any()
     key = SecretKey(np.random.default_rng([3, 0]).bytes(32))
@@ -226,7 +226,7 @@ def test_an_outcome_has_the_victims_ciphertexts_and_the_judges_word(parts):
     assert accuracy["plain"] > accuracy["ciphertext"]
     assert key.kid not in repr(told.summary)
     with pytest.raises(InputError, match="changes the images' shape"):
-        learned.attack_test_images(
+        trained_attacks.attack_test_images(
             "fr",
             "etc",
             {"mode": "grayscale"},
@@ -236,22 +236,22 @@ def test_an_outcome_has_the_victims_ciphertexts_and_the_judges_word(parts):
 
 
 def test_settings_follow_the_scheme_and_the_scale():
-    for attack in learned_settings.ATTACKERS:
-        full = learned_settings.settings_for(attack, "vit_block", {}, "full")
-        small = learned_settings.settings_for(attack, "vit_block", {"block_size": 4})
+    for attack in trained_settings.ATTACKERS:
+        full = trained_settings.settings_for(attack, "vit_block", {}, "full")
+        small = trained_settings.settings_for(attack, "vit_block", {"block_size": 4})
         assert (full.block_size, small.block_size) == (16, 4)
         assert full.epochs >= small.epochs
-        assert learned_settings.settings_for(attack, "pe", {}, epochs=2).epochs == 2
-        assert learned_settings.settings_for(attack, "pe", {}).block_size == 1
-    full = learned_settings.settings_for("itn", "le", {}, "full")
+        assert trained_settings.settings_for(attack, "pe", {}, epochs=2).epochs == 2
+        assert trained_settings.settings_for(attack, "pe", {}).block_size == 1
+    full = trained_settings.settings_for("itn", "le", {}, "full")
     assert full == TranslationSettings()
-    stack = learned_settings.settings_for("itn", "le", {}, "full", "stack")
+    stack = trained_settings.settings_for("itn", "le", {}, "full", "stack")
     assert stack == image_translation.STACK
-    paired = learned_settings.settings_for("itn_paired", "ele", {}, "full", "unet")
+    paired = trained_settings.settings_for("itn_paired", "ele", {}, "full", "unet")
     assert paired == TranslationSettings(adaptation="per_block_mixed")
-    full = learned_settings.settings_for("dcgan", "le", {}, "full")
+    full = trained_settings.settings_for("dcgan", "le", {}, "full")
     assert full == generative.DCGAN
-    published = learned_settings.settings_for("sia_gan", "ele", {}, "full", adaptation="per_block")
+    published = trained_settings.settings_for("sia_gan", "ele", {}, "full", adaptation="per_block")
     assert published == GanSettings()
 
 
@@ -267,10 +267,10 @@ def test_bad_input(parts, ciphertexts):
     with pytest.raises(InputError, match=r"one image shape"):
         generative.train(ciphertexts, parts.victim_labels, parts.own[:, 4:], SIA)
     with pytest.raises(InputError, match=r"^attack must be one of"):
-        learned_settings.settings_for("fr", "le", {})
+        trained_settings.settings_for("fr", "le", {})
     with pytest.raises(InputError, match=r"^network must be left out"):
-        learned_settings.settings_for("dcgan", "le", {}, network="unet")
+        trained_settings.settings_for("dcgan", "le", {}, network="unet")
     with pytest.raises(InputError, match=r"^network must be one of"):
-        learned_settings.settings_for("itn", "le", {}, network="resnet")
+        trained_settings.settings_for("itn", "le", {}, network="resnet")
     with pytest.raises(InputError, match=r"^settings must be those of"):
-        learned.attack_test_images("itn", "le", {}, parts, lambda *_: 0.0, SIA)
+        trained_attacks.attack_test_images("itn", "le", {}, parts, lambda *_: 0.0, SIA)

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_dpvit.attacks import image_translation, learned_networks
+from keras_dpvit.attacks import image_translation, trained_networks
 from keras_dpvit.attacks.image_translation import TranslationSettings
-from keras_dpvit.attacks.learned_training import EpochStore, Trained
 from keras_dpvit.attacks.ssim import ssim
+from keras_dpvit.attacks.trained_steps import EpochStore, Trained
 from keras_dpvit.encryption import make_cipher
 from keras_dpvit.errors import InputError
 
@@ -151,11 +151,11 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(digits, tmp_path):
 def test_networks_have_the_published_sizes_and_ranges():
     import keras
 
-    network = learned_networks.unet((32, 32, 3))
+    network = trained_networks.unet((32, 32, 3))
     assert network.output_shape == (None, 32, 32, 3)
     # Ronneberger's network has 31 million weights for these widths.
     assert 30.5e6 < network.count_params() < 31.5e6
-    stack = learned_networks.block_stack((8, 8, 3), weight_decay=0.1)
+    stack = trained_networks.block_stack((8, 8, 3), weight_decay=0.1)
     kernels = [w.shape for w in stack.trainable_weights if w.path.endswith("kernel")]
     assert kernels == [(4, 4, 3, 48), (1, 1, 48, 48), (1, 1, 48, 512), (1, 1, 32, 3)]
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
@@ -179,7 +179,7 @@ def test_each_block_is_read_alone_and_places_matter_only_where_they_shall():
         ("mixed", False, False),
         ("per_block_mixed", False, False),
     ):
-        stack = learned_networks.block_stack((8, 8, 3), (16, 32), adaptation)
+        stack = trained_networks.block_stack((8, 8, 3), (16, 32), adaptation)
         found, after_move, after_change = (np.asarray(stack(x)) for x in (images, moved, changed))
         same = np.allclose(found[:, 4:], after_change[:, 4:], atol=1e-6)
         assert same == alone, adaptation
@@ -213,11 +213,11 @@ def test_bad_input(digits, tmp_path):
     with pytest.raises(InputError, match=r"^encrypted must be uint8"):
         image_translation.train(digits[:4] / 255, digits[:4], QUICK)
     with pytest.raises(InputError, match=r"sides divisible by 16 for 5 widths"):
-        learned_networks.unet((24, 24, 1))
+        trained_networks.unet((24, 24, 1))
     with pytest.raises(InputError, match=r"divisible by block_size=3"):
-        learned_networks.block_stack((16, 16, 1), (4, 9), block_size=3)
+        trained_networks.block_stack((16, 16, 1), (4, 9), block_size=3)
     with pytest.raises(InputError, match=r"^adaptation must be one of"):
-        learned_networks.block_stack((16, 16, 1), adaptation="none")
+        trained_networks.block_stack((16, 16, 1), adaptation="none")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"^checkpoint_dir must be"):
         EpochStore(tmp_path / "file" / "below")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dpvit.attacks import chosen_plaintext, known_plaintext, units
+from keras_dpvit.attacks import block_layout, chosen_plaintext, known_plaintext
 from keras_dpvit.encryption import PixelEncryption, SecretKey, make_cipher
 from keras_dpvit.errors import InputError
 
@@ -120,7 +120,7 @@ def test_agreement_counts_what_is_wrong():
 
 def test_equal_sources_are_used_once_each():
     np.testing.assert_array_equal(
-        units.match_equal(["a", "b", "a", "c"], ["c", "a", "x", "a"]), [3, 0, 1, 2]
+        block_layout.match_equal(["a", "b", "a", "c"], ["c", "a", "x", "a"]), [3, 0, 1, 2]
     )
 
 

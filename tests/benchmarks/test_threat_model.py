@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from benchmarks import threat_model, threat_model_learned, threat_model_page
-from keras_dpvit.attacks import learned, trials
+from keras_dpvit.attacks import evaluation, trained_attacks
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -50,10 +50,10 @@ def test_figures_are_measured_again(groups):
     saved = next(
         r for r in groups["small_photographs"]["rows"] if (r["scheme"], r["attack"]) == ("pe", "fr")
     )
-    setting = trials.Setting("pe", "fr", (32, 32, 3))
+    setting = evaluation.Setting("pe", "fr", (32, 32, 3))
     draw = threat_model._source("small_photographs", saved["observed"])
-    done = list(trials.run(setting, draw, saved["keys"], threat_model._SEED))
-    again = trials.summarize(setting, done)
+    done = list(evaluation.run(setting, draw, saved["keys"], threat_model._SEED))
+    again = evaluation.summarize(setting, done)
     assert again["ssim_uniform7"] == pytest.approx(saved["ssim_uniform7"], abs=1e-6)
 
 
@@ -89,11 +89,13 @@ def test_an_interrupted_measurement_goes_on(tmp_path, monkeypatch):
         summary = {"scheme": scheme, "attack": name}
         if settings:
             summary |= {"settings": dataclasses.asdict(settings), "history": [{"a": 1}, {"a": 2}]}
-        return learned.Outcome(images, images + 1, images + 2, summary)
+        return trained_attacks.Outcome(images, images + 1, images + 2, summary)
 
-    monkeypatch.setattr(learned, "attack_test_images", attack)
-    monkeypatch.setattr(learned, "make_parts", lambda *_: learned.Parts(*[images] * 6))
-    monkeypatch.setattr(learned, "train_judge", lambda *_: None)
+    monkeypatch.setattr(trained_attacks, "attack_test_images", attack)
+    monkeypatch.setattr(
+        trained_attacks, "make_parts", lambda *_: trained_attacks.Parts(*[images] * 6)
+    )
+    monkeypatch.setattr(trained_attacks, "train_judge", lambda *_: None)
     path = tmp_path / "attack_learned.json"
     with pytest.raises(KeyboardInterrupt):
         threat_model_learned.measure(path, tmp_path / "work")

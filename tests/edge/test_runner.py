@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_dpvit as kd
-from keras_dpvit.edge import TFLiteRunner, trial
-from keras_dpvit.edge.attached import attach, read_attached
+from keras_dpvit.edge import TFLiteRunner, sandbox
+from keras_dpvit.edge.attachments import attach, read_attached
 from keras_dpvit.errors import InputError
 
 
@@ -62,8 +62,8 @@ def test_needs_neither_tensorflow_nor_keras(model):
 def test_file_of_another_tool_is_tried_first(bare, tmp_path, digit_images, model, monkeypatch):
     (tmp_path / "bare.tflite").write_bytes(bare)
     tried = []
-    failure = trial.failure
-    monkeypatch.setattr(trial, "failure", lambda content: tried.append(1) or failure(content))
+    failure = sandbox.failure
+    monkeypatch.setattr(sandbox, "failure", lambda content: tried.append(1) or failure(content))
     runner = TFLiteRunner(tmp_path / "bare.tflite")
     assert tried == [1]
     assert runner.labels is None
@@ -101,7 +101,7 @@ def test_changed_bytes_in_the_header(model, bare, seed, tmp_path):
     assert "its SHA-256 is not the one" in refused(tmp_path / "ours.tflite")
     # Without a digest it may run, be refused or crash, but not crash us.
     (tmp_path / "other.tflite").write_bytes(content[: len(bare)])
-    problem = trial.failure(bytes(content[: len(bare)]))
+    problem = sandbox.failure(bytes(content[: len(bare)]))
     if problem is None:
         assert TFLiteRunner(tmp_path / "other.tflite").image_shape == (8, 8, 1)
     else:
@@ -113,7 +113,7 @@ def test_a_crash_of_the_trial_is_told(monkeypatch, tmp_path):
     # A child that dies as native code does.
     killer = tmp_path / "killer.py"
     killer.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr(trial, "__file__", str(killer))
+    monkeypatch.setattr(sandbox, "__file__", str(killer))
     (tmp_path / "m.tflite").write_bytes(b"anything")
     assert refused(tmp_path / "m.tflite").endswith("LiteRT crashes on it.")
 
@@ -121,9 +121,9 @@ def test_a_crash_of_the_trial_is_told(monkeypatch, tmp_path):
 def test_a_trial_without_end_is_ended(monkeypatch, tmp_path):
     sleeper = tmp_path / "sleeper.py"
     sleeper.write_text("import time; time.sleep(60)\n")
-    monkeypatch.setattr(trial, "__file__", str(sleeper))
-    monkeypatch.setattr(trial, "_SECONDS", 0.5)
-    assert "takes more than 0.5 seconds" in trial.failure(b"anything")
+    monkeypatch.setattr(sandbox, "__file__", str(sleeper))
+    monkeypatch.setattr(sandbox, "_SECONDS", 0.5)
+    assert "takes more than 0.5 seconds" in sandbox.failure(b"anything")
 
 
 def test_labels_that_were_changed_are_damage(model, tmp_path):

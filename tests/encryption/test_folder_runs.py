@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_dpvit import InputError, encryption
-from keras_dpvit.encryption import folders, manifest, pictures
+from keras_dpvit import InputError, _files, encryption
+from keras_dpvit.encryption import folders, manifest
 
 
 class Killed(BaseException):
@@ -15,19 +15,19 @@ class Killed(BaseException):
 
 def killed_after(monkeypatch, files):
     """Lets so many files be written, and dies in the middle of the next."""
-    write = pictures.write_atomically
+    write = _files.write_whole
     written = []
 
     def dying(path, data):
         if path.name != "manifest.json":
             if len(written) == files:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                (path.parent / f"{pictures.partial_prefix(path.name)}1").write_bytes(data[:20])
+                (path.parent / f"{_files.partial_prefix(path.name)}1").write_bytes(data[:20])
                 raise Killed
             written.append(path)
         write(path, data)
 
-    monkeypatch.setattr(pictures, "write_atomically", dying)
+    monkeypatch.setattr(_files, "write_whole", dying)
 
 
 def test_a_run_that_was_cut_short_goes_on(source, tmp_path, key_file, pixels, monkeypatch, shown):

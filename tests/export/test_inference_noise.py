@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.export.inference_noise import InferenceNoise, _fresh_normal
-from keras_dpvit.export.running import SavedModelRunner
+from keras_dpvit.export.runners import SavedModelRunner
 
 
 def a_model(**noise):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.running import SavedModelRunner, version_directory
+from keras_dpvit.export.runners import SavedModelRunner, version_directory
 
 # Hides Keras and this package before it imports TensorFlow, which imports Keras where it can.
 ALONE = pathlib.Path(__file__).parents[2] / "benchmarks" / "tf_only.py"

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.running import SavedModelRunner, TFLiteRunner
+from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner
 
 
 @pytest.fixture(scope="module")

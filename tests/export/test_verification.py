@@ -15,7 +15,7 @@ from keras_dpvit.datasets.image_folder import read_image
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, signatures, verification
 from keras_dpvit.export.card import contradictions
-from keras_dpvit.export.running import TFLiteRunner
+from keras_dpvit.export.runners import TFLiteRunner
 from keras_dpvit.export.verification import Verification
 
 

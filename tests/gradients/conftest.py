@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.gradients.units import find_units
 
 
 def one_by_one(model, units, x):
@@ -63,7 +63,7 @@ def check():
             rng = np.random.default_rng(0)
             for v in model.trainable_variables:
                 v.assign(v.numpy() + 0.3 * rng.standard_normal(v.shape))
-        units = find_units(model)
+        units = layer_rules(model)
         covered = [id(v) for unit in units for v in unit.variables]
         assert sorted(covered) == sorted(id(v) for v in model.trainable_variables)
         expected, gradients = one_by_one(model, units, x)
@@ -91,7 +91,7 @@ def check_under_noise():
     """Checks norms of a model with random layers: one batch, one noise, all gradients at once."""
 
     def check_model(model, x, rtol):
-        units = find_units(model)
+        units = layer_rules(model)
         variables = [v for unit in units for v in unit.variables]
         states = [v for v in model.non_trainable_variables if "seed" in v.path]
         before = [state.numpy() for state in states]

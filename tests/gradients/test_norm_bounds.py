@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from keras_dpvit.gradients import kernels
+from keras_dpvit.gradients import reductions
+from keras_dpvit.gradients.ghost_norm import gram_norms, measured_tokens, token_sums
+from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.gradients.tokens import gram_norms, measured_tokens, token_sums
-from keras_dpvit.gradients.units import find_units
 
 # What the release cap keeps in reserve for rounding (`privacy.sensitivity.ROUNDING_MARGIN`).
 MARGIN = 1e-5
@@ -87,7 +87,7 @@ def test_squared_norms_of_long_rows(count, power, whole):
     rng = np.random.default_rng(count)
     rows = 10.0**power * rng.standard_normal((3, count))
     rows = (np.round(rows) if whole else rows).astype("float32")
-    found = np.asarray(kernels.squared_norms(tf.constant(rows)))
+    found = np.asarray(reductions.squared_norms(tf.constant(rows)))
     np.testing.assert_allclose(found, (rows.astype("float64") ** 2).sum(axis=1), rtol=4e-6)
 
 
@@ -99,7 +99,7 @@ def test_rows_of_an_embedding_that_cancel():
     rng = np.random.default_rng(2)
     signs = np.where(np.arange(64) % 2, 1e4, -1e4)[:, None]
     away = (signs + 1e-3 * rng.standard_normal((64, 3))).reshape(1, -1).astype("float32")
-    units = find_units(model)
+    units = layer_rules(model)
 
     def forward():
         outputs = model(tf.zeros((1, 64), tf.int32))

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.gradients.units import find_units
 from keras_dpvit.layers import (
     ConvBranch,
     ConvStem,
@@ -59,7 +59,7 @@ def test_what_xla_compiles_gives_the_same(at_once, functional, normal):
         keras.layers.EinsumDense("abc,cd->abd", (9, 4), bias_axes="d"),
         keras.layers.Dense(3),
     )
-    units = find_units(model)
+    units = layer_rules(model)
     for records in (2, 5):  # a compilation for each size
         x = tf.constant(normal(records, 9, 8))
         weights = tf.constant(np.abs(normal(records, len(units))))
@@ -120,7 +120,7 @@ def test_a_layer_that_is_not_called_has_norm_zero(at_once, normal):
     first.build((None, 4))
     second.build((None, 4))
     model(normal(1, 4))
-    norms, sums = at_once(model, find_units(model), tf.constant(normal(2, 4)), tf.ones((2, 2)))
+    norms, sums = at_once(model, layer_rules(model), tf.constant(normal(2, 4)), tf.ones((2, 2)))
     assert norms[:, 0].min() > 0
     assert (norms[:, 1] == 0).all()
     assert not sums[2].any()
@@ -136,7 +136,7 @@ def test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums(functional, normal
         keras.layers.Dense(3),
     )
     x = normal(3, 5, 4)
-    units = find_units(model)
+    units = layer_rules(model)
     weights = np.ones((3, len(units)), "float32") * [[1], [0], [1]]
 
     def sums(factors):
@@ -157,7 +157,7 @@ def test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any(normal):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(2)(inputs)])
     units, x = (
-        find_units(keras.Model(inputs, keras.layers.Concatenate()(model.outputs))),
+        layer_rules(keras.Model(inputs, keras.layers.Concatenate()(model.outputs))),
         normal(3, 4),
     )
 
@@ -175,7 +175,7 @@ def test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any(normal):
 
 def test_a_row_without_a_finite_gradient_leaves_those_of_its_record(functional, normal):
     model = functional((4,), keras.layers.Dense(3))
-    units, x = find_units(model), normal(4, 4)
+    units, x = layer_rules(model), normal(4, 4)
 
     def sums(factor, present):
         def forward():
@@ -198,7 +198,7 @@ def test_a_record_of_infinite_loss_counts_as_zero_though_its_gradient_is_finite(
         def forward():
             return tf.reduce_sum(model(tf.constant(x[rows])) ** 2, axis=1) + added, None
 
-        found = PerExampleGradients(find_units(model), forward)
+        found = PerExampleGradients(layer_rules(model), forward)
         return found.weighted_sums(tf.ones((len(rows), 1)))
 
     x = normal(3, 4)

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.position import PositionGateRule
 from keras_dpvit.gradients.rules import rule_for
-from keras_dpvit.gradients.units import find_units
 from keras_dpvit.layers import PositionGate, ThresholdAttention
 from keras_dpvit.layers.pooling import grid_coordinates
 
@@ -54,7 +54,7 @@ def one_by_one(model, x):
 
 
 def at_once(model, x, weights):
-    gradients = PerExampleGradients(find_units(model), lambda: (losses(model, x), None))
+    gradients = PerExampleGradients(layer_rules(model), lambda: (losses(model, x), None))
     return gradients.layer_norms().numpy(), gradients.weighted_sums(tf.constant(weights))
 
 
@@ -103,7 +103,7 @@ def test_gates_shut_far_out_leave_finite_gradients(name):
 
 def norms_of_the_gate(model, layer, x):
     """Each record's norm in the gate that is inside a threshold attention."""
-    units = find_units(model)
+    units = layer_rules(model)
     assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
     (gate,) = (n for n, unit in enumerate(units) if unit.layer is layer.position_gate)
 

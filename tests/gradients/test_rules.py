@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_dpvit.gradients.fallback import VectorizedRule
-from keras_dpvit.gradients.units import find_units
+from keras_dpvit.gradients.layer_rules import layer_rules
 
 PRECISIONS = [("float32", 1e-4), ("float64", 1e-10)]
 KERNEL_AND_BIAS = [("kernel", "bias"), ("kernel",), ("bias",)]
@@ -297,7 +297,7 @@ def test_grouped_convolutions_against_a_convolution_for_each_group(normal, at_on
         if names is not None:
             for variable in model.trainable_variables:
                 variable.trainable = variable.name in names
-        units = find_units(model)
+        units = layer_rules(model)
         assert type(units[0].rule).__name__ == "GroupedConvRule"
         x = normal(3, *shape)
         arguments = {"strides": layer.strides, "padding": layer.padding.upper()}

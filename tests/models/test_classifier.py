@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.models.private_training import PrivatelyTrainable
+from keras_dpvit.models.private_model import PrivatelyTrainable
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers import ScatteringTransform
-from keras_dpvit.models.costs import macs
 from keras_dpvit.models.description import PUBLISHED, describe, short_number
+from keras_dpvit.models.macs import macs
 from keras_dpvit.models.presets import PRESETS
 
 # Worked out beforehand from the paper's tables, with a final normalisation (2 d), a key bias (12 d)

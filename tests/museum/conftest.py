@@ -59,7 +59,7 @@ class Bench:
         self._traced = None
 
     def chunk_sums(self, x, y, present=None, state=None):
-        """The clipped sum and the tally of a batch, as the step finds them; traced once."""
+        """The clipped sum and the below_count of a batch, as the step finds them; traced once."""
         if self._traced is None:
             specs = [
                 tf.TensorSpec((None, *x.shape[1:]), tf.float32),
@@ -72,8 +72,8 @@ class Bench:
             )
         present = np.ones(len(x), bool) if present is None else present
         state = float(self.plan.sensitivity.initial_state()) if state is None else state
-        sums, tally = self._traced(x.astype("float32"), y.astype("int64"), present, state)
-        return sums.numpy().astype("float64"), float(tally)
+        sums, below_count = self._traced(x.astype("float32"), y.astype("int64"), present, state)
+        return sums.numpy().astype("float64"), float(below_count)
 
     def sums(self, x, y, present=None, state=None):
         """The clipped sum alone."""
@@ -154,7 +154,7 @@ def realised_divisor(monkeypatch):
     """Puts a fault into the step: it divides by the rows that came, not by the public number."""
     from keras_dpvit.training import step as steps
 
-    sums, release = steps.CertifiedStep.clipped_sums, steps.CertifiedStep.release_all
+    sums, release = steps.PrivateStep.clipped_sums, steps.PrivateStep.release_all
 
     def counting(self, x, y, present, state):
         self._realised = tf.reduce_sum(tf.cast(present, tf.float32))
@@ -165,5 +165,5 @@ def realised_divisor(monkeypatch):
         factor = self._plan.num_microbatches / self._realised
         return (steps.PrivateGradients([g * factor for g in gradients]), *rest)
 
-    monkeypatch.setattr(steps.CertifiedStep, "clipped_sums", counting)
-    monkeypatch.setattr(steps.CertifiedStep, "release_all", dividing)
+    monkeypatch.setattr(steps.PrivateStep, "clipped_sums", counting)
+    monkeypatch.setattr(steps.PrivateStep, "release_all", dividing)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dpvit as kd
-from keras_dpvit.attacks import one_run_audit
+from keras_dpvit.auditing import one_run
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import PrivacyLedger
@@ -142,7 +142,7 @@ def test_audit_by_scores_that_are_anti_correlated(museum):
     """
 
     def audit(scores, coins):
-        return one_run_audit.audit(scores, coins, [CANARIES], 0.0).epsilon
+        return one_run.audit(scores, coins, [CANARIES], 0.0).epsilon
 
     check_bounds(audit)
     right = np.random.default_rng(0).random(CANARIES) < 0.5

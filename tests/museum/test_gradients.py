@@ -7,12 +7,12 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.gradients import units
+from keras_dpvit.gradients import layer_rules
 from keras_dpvit.gradients.dense import DenseRule
+from keras_dpvit.gradients.ghost_norm import LinearRule
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.rules import Measured
-from keras_dpvit.gradients.tokens import TokenRule
-from keras_dpvit.training import batches, dp_model, losses
+from keras_dpvit.training import batch_selection, losses, private_wrapper
 from keras_dpvit.training.sources import ArraySource
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -40,7 +40,7 @@ def check_norms(bench, digits):
         outputs = bench.model(x, training=True)
         return of_one(y, outputs), outputs
 
-    found = PerExampleGradients(bench.step._units, forward).layer_norms().numpy()
+    found = PerExampleGradients(bench.step._rules, forward).layer_norms().numpy()
     expected = np.linalg.norm(one_by_one(bench, x, y), axis=1)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), expected, rtol=1e-4)
 
@@ -51,14 +51,14 @@ def test_ghost_norm_without_biases(museum, digits, flat_bench, monkeypatch):
     Seen: ghost norms written for kernels, biases added later.
     """
     check_norms(flat_bench, digits)
-    measured = TokenRule.measured
+    measured = LinearRule.measured
 
     def without_biases(self, layer, factors):
         found = measured(self, layer, factors)
         bias = tf.cast(found.kept[-1], tf.float64)
         return Measured(found.squared_norms - tf.reduce_sum(bias**2, -1), found.kept)
 
-    monkeypatch.setattr(TokenRule, "measured", without_biases)
+    monkeypatch.setattr(LinearRule, "measured", without_biases)
     with museum.caught():
         check_norms(flat_bench, digits)
 
@@ -121,7 +121,7 @@ def check_microbatches(bench, digits):
     moved = []
     for step in range(8):  # of each, half the draws put the two into one microbatch
         alone, both = (
-            bench.sums(*batches._microbatches(bench.plan, source, rows, bytes(32), step))
+            bench.sums(*batch_selection._microbatches(bench.plan, source, rows, bytes(32), step))
             for rows in (np.array([0]), np.array([0, 1]))
         )
         moved.append(np.linalg.norm(both - alone))
@@ -154,7 +154,7 @@ def check_layers(bench, digits):
     """No layer's part of a record's gradient is longer than the layer's own norm."""
     x, y = digits
     clip, sizes = bench.plan.clipping.l2_norm_clips, []
-    for unit in bench.step._units:
+    for unit in bench.step._rules:
         sizes.append(sum(int(np.prod(v.shape)) for v in unit.variables))
     whole = one_by_one(bench, x[:1], y[:1])
     assert np.linalg.norm(whole) > 4 * clip
@@ -323,8 +323,8 @@ def test_frozen_and_forgotten_parameters(museum, digits, monkeypatch):
     with museum.caught():
         check_trained(lambda: unfrozen_later(False), digits)
     monkeypatch.setattr(
-        "keras_dpvit.training.trainer.find_units",
-        lambda model, **options: units.find_units(model, **options)[:1],
+        "keras_dpvit.training.trainer.layer_rules",
+        lambda model, **options: layer_rules.layer_rules(model, **options)[:1],
     )
     with museum.caught():
         check_trained(build, digits)
@@ -347,9 +347,9 @@ def test_lora_that_is_not_counted(museum, digits, monkeypatch):
     bench = build()
     assert sum("lora" in v.path for v in bench.step._variables) == 2  # counted, not refused
     monkeypatch.setattr(
-        units, "rule_for", lambda x: DenseRule() if type(x) is keras.layers.Dense else None
+        layer_rules, "rule_for", lambda x: DenseRule() if type(x) is keras.layers.Dense else None
     )
-    monkeypatch.setattr(units, "_check_cover", lambda *_: None)
+    monkeypatch.setattr(layer_rules, "_check_cover", lambda *_: None)
     with museum.caught():
         check_trained(build, digits)
 
@@ -385,7 +385,7 @@ def test_batch_normalization_without_variables(museum, digits, monkeypatch):
     check_independent(free, digits)
     with pytest.raises(InputError, match="mixes examples"):
         kd.make_private(free())
-    monkeypatch.setattr(dp_model, "validate", lambda *_: None)
+    monkeypatch.setattr(private_wrapper, "check_examples_independent", lambda *_: None)
     with museum.caught():
         check_independent(free, digits)
 
@@ -443,7 +443,7 @@ def test_added_losses(museum, monkeypatch):
 
     for network in networks():
         check_added(network, museum)
-    monkeypatch.setattr(dp_model.DPModel, "losses", [])
+    monkeypatch.setattr(private_wrapper.DPModel, "losses", [])
     for network in networks():
         with pytest.raises(pytest.fail.Exception):
             check_added(network, museum)

@@ -12,7 +12,8 @@ from keras_dpvit.privacy import accounting, ledger
 from keras_dpvit.privacy.mechanism import StepMechanism
 from keras_dpvit.privacy.sensitivity import PublishedSensitivity
 from keras_dpvit.training import step as steps
-from keras_dpvit.training.optimizers import PrivateGradients, _PrivateOptimizer
+from keras_dpvit.training.optimizers import _PrivateOptimizer
+from keras_dpvit.training.step import PrivateGradients
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_noise_for_each_layer_by_its_own_norm(museum):
     plan = museum.plan(48, whole, clipping=kd.FixedLayerClipping(clips), noise_multiplier=2.0)
     bench = museum.Bench(plan)
     noise = np.concatenate([bench.noise(step).reshape(1, -1) for step in range(8)])
-    cut = sum(int(np.prod(v.shape)) for v in bench.step._units[0].variables)
+    cut = sum(int(np.prod(v.shape)) for v in bench.step._rules[0].variables)
     check_effective([noise[:, :cut].std(), noise[:, cut:].std()], clips, 2.0)
     with museum.caught():
         check_effective([2.0 * clip for clip in clips], clips, 2.0)
@@ -73,9 +74,9 @@ def check_chunks(bench, digits):
         bench.trainer._prepare(physical)
         x, y = (tf.constant(t) for t in digits)
         state = tf.constant(0.4)
-        sums, tally, *_ = bench.trainer.step.clipped_sums(x, y, tf.ones(48, tf.bool), state)
+        sums, below_count, *_ = bench.trainer.step.clipped_sums(x, y, tf.ones(48, tf.bool), state)
         release = bench.trainer.step.release(
-            sums, tally, state, tf.constant(0, tf.int64), bench.trainer._noise_key
+            sums, below_count, state, tf.constant(0, tf.int64), bench.trainer._noise_key
         )
         found.append(bench._flat(release[0]))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-4)
@@ -96,13 +97,13 @@ def test_noise_in_every_micro_step(museum, digits, monkeypatch):
     check_chunks(build(), digits)
     with pytest.raises(InputError, match="gradient_accumulation_steps"):
         kd.DPKerasSGDOptimizer(plan, 1.0, gradient_accumulation_steps=2)
-    chunk = steps.CertifiedStep._chunk_sums
+    chunk = steps.PrivateStep._chunk_sums
 
     def noised(self, *arguments):
         sums, *rest = chunk(self, *arguments)
         return (sums + 0.4 * tf.random.normal(tf.shape(sums)), *rest)
 
-    monkeypatch.setattr(steps.CertifiedStep, "_chunk_sums", noised)
+    monkeypatch.setattr(steps.PrivateStep, "_chunk_sums", noised)
     with museum.caught():
         check_chunks(build(), digits)
 
@@ -153,11 +154,11 @@ def check_noise_for_epsilon(build):
     if np.isinf(plan.epsilon()):
         return
     state = tf.constant(plan.sensitivity.initial_state(), tf.float32)
-    for tally in (0.0, 1e4, 0.0, -1e4):
+    for below_count in (0.0, 1e4, 0.0, -1e4):
         stddev = float(plan.mechanism().noise_stddev(state))
         assert 0 < stddev < np.inf
         assert stddev >= 0.99 * plan.noise_multiplier * float(plan.mechanism().sensitivity(state))
-        count = tf.constant(tally, tf.float32)
+        count = tf.constant(below_count, tf.float32)
         state = plan.sensitivity.next_state(state, count, 0.0, plan.num_microbatches)
 
 
@@ -206,8 +207,8 @@ def test_options_at_their_ends_twins(museum):
         def cap(self, state):
             return state
 
-        def next_state(self, state, tally, noise, expected_records):
-            share = float(tally) / expected_records + 0.5
+        def next_state(self, state, below_count, noise, expected_records):
+            share = float(below_count) / expected_records + 0.5
             return state * float(np.exp(-self.learning_rate * 10 * share))
 
     walk = WithoutFloor(learning_rate=0.2)
@@ -261,7 +262,7 @@ def test_loss_scale_that_skips_steps(museum, digits, monkeypatch):
     with pytest.raises(InputError):
         model.fit(*digits, verbose=0)
 
-    sums, release = steps.CertifiedStep.clipped_sums, steps.CertifiedStep.release_all
+    sums, release = steps.PrivateStep.clipped_sums, steps.PrivateStep.release_all
 
     def looking(self, *arguments):
         found = sums(self, *arguments)
@@ -273,8 +274,8 @@ def test_loss_scale_that_skips_steps(museum, digits, monkeypatch):
         kept = [tf.where(self._sound, g, tf.zeros_like(g)) for g in gradients]
         return (PrivateGradients(kept), *rest)
 
-    monkeypatch.setattr(steps.CertifiedStep, "clipped_sums", looking)
-    monkeypatch.setattr(steps.CertifiedStep, "release_all", skipping)
+    monkeypatch.setattr(steps.PrivateStep, "clipped_sums", looking)
+    monkeypatch.setattr(steps.PrivateStep, "release_all", skipping)
     with museum.caught():
         check_every_step_is_taken(museum.Bench(plan), digits)
 
@@ -295,9 +296,11 @@ def test_adaptive_clipping_that_divides_by_the_batch(museum, digits):
 
     def ours(below, above):
         x = np.concatenate([np.zeros((below, 64)), np.full((above, 64), 50.0)])
-        _, tally = bench.chunk_sums(x, np.zeros(below + above, int))
-        assert tally == pytest.approx((below - above) / 2)
-        return float(rule.next_state(5.0, tf.constant(tally), 0.0, bench.plan.num_microbatches))
+        _, below_count = bench.chunk_sums(x, np.zeros(below + above, int))
+        assert below_count == pytest.approx((below - above) / 2)
+        return float(
+            rule.next_state(5.0, tf.constant(below_count), 0.0, bench.plan.num_microbatches)
+        )
 
     check_next_clip(ours)
     with museum.caught():
@@ -313,7 +316,9 @@ def check_threshold(rule):
     scales = []
     for size in (0.5, 8.0):
         norms = tf.fill([4], size)
-        scales.append(float(rule.noise_scale(state, rule.tally(state, norms, norms, present))))
+        scales.append(
+            float(rule.noise_scale(state, rule.below_count(state, norms, norms, present)))
+        )
     assert scales[0] == scales[1]
     assert np.isfinite(float(rule.cap(state)))
 

@@ -7,7 +7,7 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.privacy import accounting, sampling
-from keras_dpvit.training import batches, inputs, sources
+from keras_dpvit.training import batch_selection, inputs, sources
 
 STEPS = 2000
 
@@ -16,7 +16,7 @@ def drawn(plan, num_records, steps):
     """The row numbers of each step's batch, as training gets them."""
     numbers = np.arange(num_records)
     source = sources.ArraySource(numbers[:, None], numbers)
-    found = batches.sampled_batches(plan, source, bytes(32), lambda: 0)
+    found = batch_selection.sampled_batches(plan, source, bytes(32), lambda: 0)
     return [x[:, 0] for x, _, _ in itertools.islice(found, steps)]
 
 

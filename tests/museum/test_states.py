@@ -12,8 +12,8 @@ import keras_dpvit as kd
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import PrivacyLedger
-from keras_dpvit.training.dp_model import DPModel
-from keras_dpvit.training.guard import Guard
+from keras_dpvit.training.fit_callback import PrivateFitCallback
+from keras_dpvit.training.private_wrapper import DPModel
 
 SEED = 918273645546372819
 
@@ -107,7 +107,7 @@ def test_accountant_lost_in_a_checkpoint(museum, run, digits, tmp_path, monkeypa
     first, build, place = run
     copies = [shutil.copytree(place / "checkpoints", tmp_path / name) for name in ("ours", "twin")]
     check_resumed(build, first, digits, copies[0])
-    restore = Guard._restore
+    restore = PrivateFitCallback._restore
 
     def forgetting(self, meta, drawn):
         restore(self, meta, drawn)
@@ -116,7 +116,7 @@ def test_accountant_lost_in_a_checkpoint(museum, run, digits, tmp_path, monkeypa
         else:
             self._trainer._model._past_ledger = PrivacyLedger()
 
-    monkeypatch.setattr(Guard, "_restore", forgetting)
+    monkeypatch.setattr(PrivateFitCallback, "_restore", forgetting)
     with museum.caught():
         check_resumed(build, first, digits, copies[1])
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dpvit import native
-from keras_dpvit.training import noise
+from keras_dpvit.training import noise_addition
 
 
 def test_they_are_compiled_here():
@@ -94,10 +94,10 @@ def test_shapes_are_known_in_a_graph():
 )
 def test_normals_are_those_that_tensorflows_bits_make(count, seed):
     seed = tf.constant(seed, tf.int64)
-    compiled = noise.standard_normals(count, seed).numpy()
+    compiled = noise_addition.standard_normals(count, seed).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "library", lambda: None)
-        expected = noise.standard_normals(count, seed).numpy()
+        expected = noise_addition.standard_normals(count, seed).numpy()
     assert compiled.shape == expected.shape == (count,)
     np.testing.assert_allclose(compiled, expected, atol=1e-5)
 

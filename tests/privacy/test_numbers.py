@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting, ledger
-from keras_dpvit.privacy.entries import LedgerEntry, uncounted
+from keras_dpvit.privacy.ledger_entries import LedgerEntry, uncounted
+from keras_dpvit.privacy.noise_schedules import LinearNoise, StepNoise
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.privacy.schedules import LinearNoise, StepNoise
-from keras_dpvit.privacy.tuning import TrialCount
+from keras_dpvit.privacy.private_selection import TrialCount
 from keras_dpvit.training.augmentation import Augmentation
 
 INTS = [int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64]
@@ -216,7 +216,7 @@ def test_what_was_released_never_costs_nothing():
     for name in accounting.ACCOUNTANTS:
         assert 0 < spent.epsilon(1e-5, name) < 1e-6
     assert ledger.PrivacyLedger((uncounted("Nobody knows."),)).epsilon(1e-5) == 0.0
-    assert spent.after_selection(10).epsilon(1e-5) > 0
+    assert spent.compose_selection(10).epsilon(1e-5) > 0
 
 
 @pytest.mark.parametrize("result", [math.nan, -0.1])

@@ -109,11 +109,11 @@ def test_calibration_by_pld_needs_less_noise():
 @given(noise_multiplier=st.floats(0.1, 5), batch_size=st.integers(200, 5000))
 def test_split_costs_what_the_plan_says(noise_multiplier, batch_size):
     dynamic = kd.DynamicSensitivity()
-    gradient, count = dynamic.split(noise_multiplier, batch_size)
+    gradient, count = dynamic.split_noise(noise_multiplier, batch_size)
     assert gradient > noise_multiplier
     # The joint release is one Gaussian: whitened, a record moves it by 1/z_g and (1/2)/s.
     assert math.hypot(1 / gradient, 0.5 / count) == pytest.approx(1 / noise_multiplier)
-    assert kd.FixedSensitivity().split(noise_multiplier, batch_size) == (noise_multiplier, 0.0)
+    assert kd.FixedSensitivity().split_noise(noise_multiplier, batch_size) == (noise_multiplier, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,10 @@ def test_full_batches_are_not_amplified():
 
 
 def test_noise_of_sum_and_count_spends_the_multiplier_and_no_more():
-    noise_multiplier, (on_sum, on_count) = 1.3, a_plan(noise_multiplier=1.3).mechanism().split()
+    noise_multiplier, (on_sum, on_count) = (
+        1.3,
+        a_plan(noise_multiplier=1.3).mechanism().split_noise(),
+    )
     assert on_sum**-2 + (2 * on_count) ** -2 == pytest.approx(noise_multiplier**-2)
 
 
@@ -306,4 +309,4 @@ def test_extremes_end_in_a_line_not_in_minutes():
 
 def test_small_batches_still_have_a_split():
     plan = a_plan(batch_size=10, noise_multiplier=2.0)
-    assert plan.mechanism().split()[0] == pytest.approx(2.0 / math.sqrt(0.75))
+    assert plan.mechanism().split_noise()[0] == pytest.approx(2.0 / math.sqrt(0.75))

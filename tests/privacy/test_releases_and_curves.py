@@ -51,7 +51,7 @@ def test_a_start_that_members_share_counts_once():
     again = ledger.compose([members[1], start, members[0], members[1]], "shared")
     assert again.epsilon(1e-5) == pytest.approx(by_hand.epsilon(1e-5))
     # One choice among runs, told twice.
-    chosen = start.after_selection(5)
+    chosen = start.compose_selection(5)
     twice = ledger.compose([chosen, through_json(chosen)], "shared")
     assert twice.epsilon(1e-5) == chosen.epsilon(1e-5)
     # A record in one of the disjoint parts had a share in the start all the same.
@@ -66,8 +66,8 @@ def test_a_start_that_members_share_counts_once():
         (made_by("one"), made_by("other")),
         (made_by("one", 20), made_by("one", 30)),  # the second went on
         (made_by("one"), made_by("one", noise_multiplier=1.2)),
-        (made_by("one").after_selection(5), made_by("one").after_selection(5)),
-        (made_by("one").after_selection(5), made_by("one")),
+        (made_by("one").compose_selection(5), made_by("one").compose_selection(5)),
+        (made_by("one").compose_selection(5), made_by("one")),
     ],
 )
 def test_what_may_be_another_release_counts(one, other):
@@ -104,7 +104,7 @@ COMPOSED = {
         [made_by("one", sampling="shuffled", noise_multiplier=6.0), made_by("other", 7)], "shared"
     ),
     "choice": lambda: ledger.compose(
-        [made_by("one", 9), made_by("other", 9).after_selection(4), made_by("third", 9)], "shared"
+        [made_by("one", 9), made_by("other", 9).compose_selection(4), made_by("third", 9)], "shared"
     ),
 }
 

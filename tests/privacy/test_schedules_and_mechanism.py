@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import ledger, statement
-from keras_dpvit.privacy.schedules import schedule_from_dict, schedule_to_dict
+from keras_dpvit.privacy.noise_schedules import schedule_from_dict, schedule_to_dict
 from keras_dpvit.privacy.sensitivity import PublishedSensitivity
 
 FACTORS = st.floats(0.3, 3.0)
@@ -62,7 +62,7 @@ def merged(entries):
 
 @given(SCHEDULES, st.integers(1, 300))
 def test_levels_cover_the_run(schedule, steps):
-    levels = schedule.levels(steps)
+    levels = schedule.segments(steps)
     assert sum(count for _, count in levels) == steps
     assert all(factor > 0 and count > 0 for factor, count in levels)
 
@@ -71,18 +71,18 @@ def test_levels_cover_the_run(schedule, steps):
 def test_parts_of_a_run_are_slices_of_the_list_of_its_steps(schedule, steps, data):
     first = data.draw(st.integers(0, steps))
     last = data.draw(st.integers(first, steps))
-    whole = step_by_step(schedule.levels(steps))
+    whole = step_by_step(schedule.segments(steps))
     assert step_by_step(schedule.runs(steps, first, last)) == whole[first:last]
     assert schedule.factor(min(first, steps - 1), steps) == whole[min(first, steps - 1)]
 
 
 def test_each_schedule_changes_where_it_says():
-    assert kd.ConstantNoise().levels(7) == [(1.0, 7)]
+    assert kd.ConstantNoise().segments(7) == [(1.0, 7)]
     step = kd.StepNoise(boundaries=(0.25, 0.5), values=(1.0, 2.0, 3.0))
-    assert step_by_step(step.levels(8)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0]
-    assert step_by_step(step.levels(7)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0]  # no step sooner
+    assert step_by_step(step.segments(8)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0]
+    assert step_by_step(step.segments(7)) == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0]  # no step sooner
     linear = kd.LinearNoise(start=1.0, end=0.5, stairs=3)
-    assert step_by_step(linear.levels(6)) == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5]
+    assert step_by_step(linear.segments(6)) == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5]
 
 
 @settings(max_examples=30, deadline=None)
@@ -106,12 +106,12 @@ def test_a_scheduled_run_costs_its_steps_one_by_one(schedule, noise_multiplier):
         dp_accounting.PoissonSampledDpEvent(
             0.2, dp_accounting.GaussianDpEvent(noise_multiplier * factor)
         )
-        for factor in step_by_step(schedule.levels(plan.steps))
+        for factor in step_by_step(schedule.segments(plan.steps))
     ]
     assert len(by_hand) == 10
     assert plan.epsilon() == pytest.approx(rdp_epsilon(by_hand), rel=1e-9)
     assert [plan.mechanism(s).noise_multiplier for s in range(10)] == [
-        pytest.approx(noise_multiplier * f) for f in step_by_step(schedule.levels(10))
+        pytest.approx(noise_multiplier * f) for f in step_by_step(schedule.segments(10))
     ]
 
 
@@ -151,7 +151,7 @@ def test_microbatches_double_the_sensitivity_and_so_the_noise_for_the_same_cost(
     assert shared.mechanism().sensitivity(0.7) == pytest.approx(1.4)
     for plan in (single, shared):
         mechanism = plan.mechanism()
-        assert mechanism.noise_stddev(0.7) == mechanism.split()[0] * 0.7
+        assert mechanism.noise_stddev(0.7) == mechanism.split_noise()[0] * 0.7
         ratio = mechanism.noise_stddev(0.7) / mechanism.sensitivity(0.7)
         assert ratio == pytest.approx(mechanism.event_noise_multiplier) == pytest.approx(1.1)
     halves = a_plan(microbatch_size=4).entries(5)
@@ -169,7 +169,7 @@ def test_sum_and_count_together_are_one_gaussian(noise_multiplier, size, stddev)
         sensitivity=kd.DynamicSensitivity(count_noise_stddev=stddev),
     )
     mechanism = plan.mechanism()
-    gradient, count = mechanism.split()
+    gradient, count = mechanism.split_noise()
     cap, moved = 0.8, mechanism.units_moved
     by_gradient = moved * cap / (gradient * cap)
     by_count = 0.5 * moved / count

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import keras_dpvit as kd
+from keras_dpvit import _files
 from keras_dpvit.errors import InputError
-from keras_dpvit.report.facts import facts, strict
+from keras_dpvit.report.facts import facts
 from keras_dpvit.report.predictions import choose_samples, predict, spread
 from keras_dpvit.report.privacy_facts import budget, curves, privacy_facts, trainings
 from keras_dpvit.report.run_files import Run
@@ -122,10 +123,10 @@ def test_a_single_models_logits_become_probabilities(published_run, digit_images
 def test_json_is_strict(published_run, digit_images):
     found = facts(published_run, predict(published_run, digit_images, 20))
     assert math.isinf(found["privacy"]["epsilon"]["rdp"])
-    read = json.loads(json.dumps(strict(found), allow_nan=False))
+    read = json.loads(json.dumps(_files.jsonable(found), allow_nan=False))
     assert read["privacy"]["epsilon"] == {"rdp": "infinite", "pld": "infinite"}
     assert read["histories"][0]["epsilon"] == ["infinite", "infinite"]
-    assert strict([math.nan, 1.0, -math.inf]) == [None, 1.0, "-infinite"]
+    assert _files.jsonable([math.nan, 1.0, -math.inf]) == [None, 1.0, "-infinite"]
 
 
 def test_part_of_the_images_is_spread_over_all(fused_run, digit_images):

@@ -10,8 +10,9 @@ import re
 import numpy as np
 import pytest
 
+from keras_dpvit import _files
 from keras_dpvit.errors import InputError
-from keras_dpvit.report.facts import facts, strict
+from keras_dpvit.report.facts import facts
 from keras_dpvit.report.page import html_page, write_page
 from keras_dpvit.report.predictions import predict
 from keras_dpvit.report.privacy_sections import epsilon_section
@@ -109,7 +110,7 @@ def test_tiles_say_what_json_says(tree, fused_page):
 
 def test_json_is_all_the_figures(tree, fused_run, fused_predictions):
     read = json.loads(next(tree.iter("script")).text)
-    assert read == json.loads(json.dumps(strict(facts(fused_run, fused_predictions))))
+    assert read == json.loads(json.dumps(_files.jsonable(facts(fused_run, fused_predictions))))
     assert read["histories"][1]["loss"] == [2.4, 2.0, None, 1.0]
 
 

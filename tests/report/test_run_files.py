@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 
+from keras_dpvit._files import CARD_NAME
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.card import CARD_NAME
-from keras_dpvit.report import run_files
 from keras_dpvit.report.run_files import Run, load, read_files
 
 
@@ -22,10 +21,6 @@ def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-
-
-def test_names_are_the_exports():
-    assert run_files.CARD_NAME == CARD_NAME
 
 
 def test_newest_version_is_taken(copy):

@@ -8,7 +8,8 @@ import PIL.Image
 import pytest
 
 from keras_dpvit.errors import InputError
-from trainers import _models, attention
+from keras_dpvit.runs import model_files
+from trainers import attention
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_labels_say_what_is_right_and_what_the_model_says(trained_members):
 )
 def test_members_that_are_not_there(place, path, member, message):
     with pytest.raises(InputError, match=message):
-        _models.load_member(str(place / path), member)
+        model_files.load_member(str(place / path), member)
 
 
 BAD = [

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from keras_dpvit.auditing import audit_run
 from keras_dpvit.errors import InputError
-from trainers import _audit
 
 SCHEDULE = {"num_examples": 1500, "batch_size": 250, "epochs": 10, "delta": 1e-5}
 
@@ -47,7 +47,7 @@ def test_help_has_examples_and_every_flag(run, tmp_path):
 
 
 def test_a_certified_plan_claims_its_own_epsilon_by_both_accountants():
-    plan, claim = _audit.plan_under_test("certified", 2.0, "rdp", 3, **SCHEDULE)
+    plan, claim = audit_run.plan_under_test("certified", 2.0, "rdp", 3, **SCHEDULE)
     assert claim.name == "claimed"
     assert claim.epsilons == {"rdp": plan.epsilon(), "pld": plan.epsilon(accountant="pld")}
     assert claim.least == claim.epsilons["pld"] < claim.epsilons["rdp"] <= 2.0
@@ -55,24 +55,24 @@ def test_a_certified_plan_claims_its_own_epsilon_by_both_accountants():
 
 
 def test_the_published_formulas_get_the_noise_of_the_nominal_epsilon():
-    plan, claim = _audit.plan_under_test("as_published", 2.0, "rdp", None, **SCHEDULE)
+    plan, claim = audit_run.plan_under_test("as_published", 2.0, "rdp", None, **SCHEDULE)
     assert claim.name == "nominal"
     assert 1.99 < claim.epsilons["rdp"] <= 2.0
     assert plan.epsilon() == math.inf
     assert not plan.sensitivity.certified
-    certified, _ = _audit.plan_under_test("certified", 2.0, "rdp", None, **SCHEDULE)
+    certified, _ = audit_run.plan_under_test("certified", 2.0, "rdp", None, **SCHEDULE)
     assert plan.noise_multiplier == pytest.approx(certified.noise_multiplier, rel=1e-3)
 
 
 def test_without_noise_nothing_is_claimed():
-    plan, claim = _audit.plan_under_test("no_noise", 2.0, "rdp", None, **SCHEDULE)
+    plan, claim = audit_run.plan_under_test("no_noise", 2.0, "rdp", None, **SCHEDULE)
     assert plan.noise_multiplier == 0.0
     assert claim.least == math.inf
 
 
 def a_report(epsilon, name="claimed", **epsilons):
-    claim = _audit.Claim(name, epsilons or {"rdp": 2.0, "pld": 1.8})
-    return _audit.Report(claim, epsilon, {"correct": "139"}, {"guesses": 200})
+    claim = audit_run.Claim(name, epsilons or {"rdp": 2.0, "pld": 1.8})
+    return audit_run.Report(claim, epsilon, {"correct": "139"}, {"guesses": 200})
 
 
 def test_a_bound_above_the_strictest_claim_contradicts_it():
@@ -104,7 +104,7 @@ def test_a_report_is_written_whole(tmp_path):
     assert json.loads(target.read_text()) == written
     assert [path.name for path in tmp_path.iterdir()] == ["audit.json"]
     with pytest.raises(InputError, match="output must be a file"):
-        _audit.check_output(str(tmp_path))
+        audit_run.check_output(str(tmp_path))
 
 
 @pytest.mark.slow

@@ -226,22 +226,22 @@ def test_frames_of_a_camera_are_never_old():
     """A live source that is faster than its reader: frames in between are dropped."""
     import threading
 
-    from trainers import _frames
+    from keras_dpvit.edge import frames
 
-    class Camera(_frames.Source):
+    class Camera(frames.Source):
         kind = "camera"
         closed = False
 
         def frames(self, image_shape, with_pictures):
             for number in range(50):
-                yield _frames.Frame(str(number), np.zeros(image_shape, np.uint8), None)
+                yield frames.Frame(str(number), np.zeros(image_shape, np.uint8), None)
             ended.set()
 
         def close(self):
             Camera.closed = True
 
     ended = threading.Event()
-    frames = _frames.read_ahead(Camera(), (2, 2, 1), False)
+    frames = frames.read_ahead(Camera(), (2, 2, 1), False)
     first = next(frames)
     assert ended.wait(10)
     last = list(frames)[-1:] or [first]
@@ -250,17 +250,17 @@ def test_frames_of_a_camera_are_never_old():
 
 
 def test_error_of_the_reader_is_raised_where_frames_are_asked_for():
+    from keras_dpvit.edge import frames
     from keras_dpvit.errors import InputError
-    from trainers import _frames
 
-    class Broken(_frames.Source):
+    class Broken(frames.Source):
         kind = "folder"
 
         def frames(self, image_shape, with_pictures):
-            yield _frames.Frame("0", np.zeros(image_shape, np.uint8), None)
+            yield frames.Frame("0", np.zeros(image_shape, np.uint8), None)
             raise InputError("frame 1 is broken.")
 
-    frames = _frames.read_ahead(Broken(), (2, 2, 1), False)
+    frames = frames.read_ahead(Broken(), (2, 2, 1), False)
     assert next(frames).name == "0"
     with pytest.raises(InputError, match=r"frame 1 is broken\."):
         next(frames)

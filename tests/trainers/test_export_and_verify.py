@@ -96,7 +96,7 @@ def test_a_keras_file_becomes_a_quantised_tflite_file(run, place, tmp_path):
     flags = ("--model=member.keras", "--tflite=sub/member.tflite", "--quantize=int8")
     result = run("export", *flags, f"--class_names={','.join(NAMES)}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    from keras_dpvit.export.running import TFLiteRunner
+    from keras_dpvit.export.runners import TFLiteRunner
 
     runner = TFLiteRunner(tmp_path / "sub" / "member.tflite")
     assert runner.labels == NAMES

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_dpvit import datasets, encryption
-from keras_dpvit.export.running import SavedModelRunner
+from keras_dpvit.export.runners import SavedModelRunner
 
 FLAGS = (
     "--dataset=digits",

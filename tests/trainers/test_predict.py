@@ -10,8 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
-from trainers import _pictures, _serving_client
+from keras_dpvit.export import serving_client
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ORIENTATION = 0x0112
@@ -94,20 +95,20 @@ def test_a_large_rotated_photograph_is_what_training_read(server, trained_fusion
     exif[ORIENTATION] = 6
     path = tmp_path / "turned.jpg"
     coarse.resize((600, 900), PIL.Image.Resampling.BICUBIC).save(path, exif=exif)
-    content = _pictures.read_picture(path, "image")
+    content = picture_files.read_picture(path, "image")
     assert content.startswith(b"\x89PNG")  # turned by the client, for the graph does not
-    client = _serving_client.client_for(server.rest_url("digits"), 30)
+    client = serving_client.client_for(server.rest_url("digits"), 30)
     found = client.answers([content])["probabilities"]
     pixels = read_image(path, (8, 8, 1))[None].astype("float32")
     expected = trained_fusion.predict(pixels, verbose=0)["probabilities"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
-    untouched = _pictures.read_picture(pathlib.Path(path), "image")
+    untouched = picture_files.read_picture(pathlib.Path(path), "image")
     assert untouched == content
 
 
 def test_an_upright_file_is_sent_as_it_is(pictures):
     path = pictures / "00.png"
-    assert _pictures.read_picture(path, "image") == path.read_bytes()
+    assert picture_files.read_picture(path, "image") == path.read_bytes()
 
 
 # === bad input ===
@@ -212,14 +213,14 @@ def url_of(request, server):
 
 
 def test_a_refusal_has_the_servers_reason(url_of):
-    client = _serving_client.client_for(url_of("digits"), 30)
+    client = serving_client.client_for(url_of("digits"), 30)
     with pytest.raises(InputError, match="must be a whole JPEG or PNG file") as caught:
         client.answers([b"no picture"])
     assert "\n" not in str(caught.value)
-    client = _serving_client.client_for(url_of("nobody"), 30)
+    client = serving_client.client_for(url_of("nobody"), 30)
     with pytest.raises(InputError, match="Servable not found for request"):
         client.answers([b""])
-    client = _serving_client.client_for(f"{url_of('digits')}/versions/9", 30)
+    client = serving_client.client_for(f"{url_of('digits')}/versions/9", 30)
     with pytest.raises(InputError, match=r"Specific\(digits, 9\)"):
         client.answers([b""])
     assert client.class_names(3) == ["0", "1", "2"]  # where nobody tells
@@ -273,7 +274,7 @@ def test_answers_of_another_server_are_one_line(fake, status, body, message):
         body = json.dumps({"outputs": body}).encode()
     fake.update(status=status, body=body)
     with pytest.raises(InputError) as caught:
-        _serving_client.client_for(fake["url"], 5).answers([b"x"])
+        serving_client.client_for(fake["url"], 5).answers([b"x"])
     text = str(caught.value)
     assert message in text
     assert "\n" not in text
@@ -282,19 +283,19 @@ def test_answers_of_another_server_are_one_line(fake, status, body, message):
 
 def test_answers_of_the_right_form_are_taken(fake):
     fake["body"] = json.dumps({"outputs": ROW}).encode()
-    assert _serving_client.client_for(fake["url"], 5).answers([b"x"]) == ROW
+    assert serving_client.client_for(fake["url"], 5).answers([b"x"]) == ROW
 
 
 def test_a_slow_server_is_given_up(fake):
     fake["wait"] = 30.0
     with pytest.raises(InputError, match=r"did not answer within 0.2 seconds \(--timeout\)"):
-        _serving_client.client_for(fake["url"], 0.2).answers([b"x"])
+        serving_client.client_for(fake["url"], 0.2).answers([b"x"])
 
 
 def test_a_slow_grpc_server_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        client = _serving_client.client_for(f"grpc://127.0.0.1:{port}/m", 0.2)
+        client = serving_client.client_for(f"grpc://127.0.0.1:{port}/m", 0.2)
         with pytest.raises(InputError, match=r"did not answer within 0.2 s|cannot be reached"):
             client.answers([b"x"])
 
@@ -302,4 +303,4 @@ def test_a_slow_grpc_server_is_given_up():
 def test_a_picture_may_have_as_many_pixels_as_the_graph_takes():
     from keras_dpvit.export.decoding import MAX_PIXELS
 
-    assert _pictures.MAX_PIXELS == MAX_PIXELS
+    assert picture_files.MAX_PIXELS == MAX_PIXELS

@@ -8,8 +8,8 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.encryption import KeyFile, SecretKey, transform_model, write_key_file
-from trainers import _encryption_results, _encryption_table
-from trainers._encryption_rows import ROWS, settings_for
+from keras_dpvit.reproduction import encryption_results, encryption_table
+from keras_dpvit.reproduction.encryption_rows import ROWS, settings_for
 
 QUICK = ("--scale=small", "--epochs=1", "--train_examples=300", "--test_examples=200")
 
@@ -85,7 +85,7 @@ def test_full_scale_has_the_settings_of_the_papers():
     assert (vit.image_size, vit.block_size, vit.learning_rate) == (224, 16, 0.03)
     assert ROWS["proposed"].learning_rate == 0.3
     for row in ROWS.values():
-        cipher = _encryption_table.cipher_of(row, full.networks[row.network])
+        cipher = encryption_table.cipher_of(row, full.networks[row.network])
         assert (cipher is None) == (row.scheme is None)
 
 
@@ -93,7 +93,7 @@ def test_every_row_has_a_network_at_small_scale():
     small = settings_for("small")
     for row in ROWS.values():
         training = small.networks[row.network]
-        model = _encryption_table.network_of(row, training, 10)
+        model = encryption_table.network_of(row, training, 10)
         assert model.input_shape == (None, training.image_size, training.image_size, 3)
         assert model.output_shape == (None, 10)
 
@@ -101,9 +101,9 @@ def test_every_row_has_a_network_at_small_scale():
 def test_images_are_resized_rounded_and_then_encrypted():
     small = settings_for("small")
     row, training = ROWS["proposed"], small.networks["vit"]
-    cipher = _encryption_table.cipher_of(row, training)
+    cipher = encryption_table.cipher_of(row, training)
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 3), dtype=np.uint8)
-    stream = _encryption_table._stream(
+    stream = encryption_table._stream(
         (images, np.arange(4)), row, training, cipher, small, for_training=False
     )
     ((batch, labels),) = list(stream.as_numpy_iterator())
@@ -114,7 +114,7 @@ def test_images_are_resized_rounded_and_then_encrypted():
 
 
 def test_weight_decay_enters_the_gradient_before_the_momentum():
-    optimizer = _encryption_table.L2SGD(0.1, momentum=0.9, l2=0.5)
+    optimizer = encryption_table.L2SGD(0.1, momentum=0.9, l2=0.5)
     variable = keras.Variable([2.0])
     optimizer.build([variable])
     value, velocity = 2.0, 0.0
@@ -130,7 +130,7 @@ def test_a_damaged_row_is_told(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "pe.json").write_text('{"settings":')
     with pytest.raises(kd.InputError, match=r"pe\.json is damaged"):
-        _encryption_results.finished(tmp_path, ["pe"], settings)
+        encryption_results.finished(tmp_path, ["pe"], settings)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients import per_example
-from keras_dpvit.training import batches
+from keras_dpvit.training import batch_selection
 from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.sources import ArraySource, source_for
 
@@ -193,7 +193,7 @@ def places_of(source, **changes):
     plan = kd.PrivacyPlan(
         60, 20, 1, 1e-4, 1.0, microbatch_size=4, seed=1, sensitivity=kd.FixedSensitivity()
     )
-    step = next(batches.sampled_batches(plan, source, bytes(32), lambda: 0))
+    step = next(batch_selection.sampled_batches(plan, source, bytes(32), lambda: 0))
     return [part.reshape(plan.num_microbatches, -1, *part.shape[1:]) for part in step]
 
 
@@ -321,7 +321,7 @@ def test_one_filling_for_all_microbatches_would_spoil_them_all(records, monkeypa
     sampler = compiled(**plan)._private_trainer
     spoiled = x.copy()
     spoiled[sampler.plan.sampler(sampler._sampling_key).sample(60, 0)[0]] = np.nan
-    monkeypatch.setattr(batches, "_filled", faulty)
+    monkeypatch.setattr(batch_selection, "_filled", faulty)
     monkeypatch.setattr(per_example, "_cleaned", lambda call, usable: call)
     moved = np.concatenate([w.ravel() for w in trained(spoiled, y, **plan)])
     assert np.linalg.norm(moved - whole) > 0.1 * 1.0 / 5 * 1.01
@@ -335,7 +335,7 @@ def test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero(records):
         infinite = tf.where(y_true == 2, np.inf, 0.0)
         return tf.reduce_sum(y_pred**2, axis=-1) + tf.reshape(infinite, (-1,))
 
-    def tally(labels):
+    def below_count(labels):
         model = compiled(sensitivity=kd.DynamicSensitivity(initial=1e-3))
         model.compile(kd.DPKerasSGDOptimizer(model._private_trainer.plan, 0.1), loss)
         trainer = model._private_trainer
@@ -348,4 +348,6 @@ def test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero(records):
 
     ordinary = np.zeros(20, "int64")
     # From one half on one side of the bound to one half on the other.
-    assert abs(tally(np.append(ordinary[1:], 2)) - tally(ordinary)) == pytest.approx(1.0)
+    assert abs(below_count(np.append(ordinary[1:], 2)) - below_count(ordinary)) == pytest.approx(
+        1.0
+    )

@@ -269,7 +269,7 @@ def test_the_count_that_moves_the_sensitivity_is_noised_as_declared():
     private.fit(none, none, epochs=75, verbose=0, callbacks=[Watch()])
     assert len(states) == the_plan.steps == 1500
     moves = -np.diff(np.log([1.0, *states])) / 0.05 * 50
-    assert the_plan.mechanism().split()[1] == 2.5
+    assert the_plan.mechanism().split_noise()[1] == 2.5
     assert stats.kstest(moves, "norm", args=(0, 2.5)).pvalue > 1e-4
     for wrong in (2 / 3, 3 / 2):
         assert stats.kstest(moves, "norm", args=(0, wrong * 2.5)).pvalue < 1e-6

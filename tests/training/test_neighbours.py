@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_dpvit as kd
-from keras_dpvit.training import batches
+from keras_dpvit.training import batch_selection
 from keras_dpvit.training.sources import ArraySource
 
 SHAPE = (4, 4, 1)
@@ -35,7 +35,7 @@ def data(n, seed=0):
 
 
 def replay(model, augmentation=None, chunk=64):
-    """From a batch `(x, y, present)` to the step's sums and tally, traced once."""
+    """From a batch `(x, y, present)` to the step's sums and below_count, traced once."""
     trainer = model._private_trainer
     trainer._prepare(chunk, augmentation)
 
@@ -51,8 +51,8 @@ def replay(model, augmentation=None, chunk=64):
         if not traced:  # once, for batches of any size
             specs = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in batch]
             traced.append(tf.function(sums, input_signature=specs))
-        found, tally = traced[0](*batch)
-        return found.numpy().astype("float64"), float(tally)
+        found, below_count = traced[0](*batch)
+        return found.numpy().astype("float64"), float(below_count)
 
     return run
 
@@ -76,15 +76,15 @@ def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(name, reco
     run, trainer = replay(model), model._private_trainer
     declared = float(the_plan.mechanism().sensitivity(trainer._state))
     x, y = data(12)
-    less, less_tally = run(x, y, np.ones(12, bool))
+    less, less_below_count = run(x, y, np.ones(12, bool))
     rounding = 1e-5 * np.linalg.norm(less)
     moves = {}
     for kind in ("ordinary", "adversarial", "huge", "nan", "infinite"):
-        more, more_tally = run(
+        more, more_below_count = run(
             np.concatenate([x, record(kind)]), np.append(y, 1), np.ones(13, bool)
         )
         moves[kind] = np.linalg.norm(more - less)
-        assert abs(more_tally - less_tally) <= 0.5
+        assert abs(more_below_count - less_below_count) <= 0.5
     assert max(moves.values()) <= declared + rounding
     assert moves["nan"] <= rounding
     assert moves["infinite"] <= rounding
@@ -116,14 +116,14 @@ def test_augmented_copies_are_averaged_before_clipping():
 
 def microbatches(the_plan, x, y):
     source = ArraySource(x, y)
-    return batches._microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
+    return batch_selection._microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
 
 
 def test_a_microbatch_is_clipped_as_the_mean_of_its_records():
     the_plan = a_plan(12, microbatch_size=3, **FIXED)
     x, y = data(12)
     xs, ys, present = microbatches(the_plan, x, y)
-    rows = batches.rows_per_unit(the_plan)
+    rows = batch_selection.rows_per_microbatch(the_plan)
     assert present.sum() == 12
     assert len(present) == 4 * rows
     model = compiled(the_plan)
@@ -139,16 +139,16 @@ def test_a_microbatch_is_clipped_as_the_mean_of_its_records():
                 ys[mine][here], model(xs[mine][here]), from_logits=True
             )
             loss = tf.reduce_sum(losses) / 3
-        variables = [v for u in model._private_trainer.step._units for v in u.variables]
+        variables = [v for u in model._private_trainer.step._rules for v in u.variables]
         g = [t.numpy() for t in tape.gradient(loss, [v.value for v in variables])]
         norms = [
             np.sqrt(
                 sum(np.sum(g[[w is v for w in variables].index(True)] ** 2) for v in u.variables)
             )
-            for u in model._private_trainer.step._units
+            for u in model._private_trainer.step._rules
         ]
         median, position, flat = np.median(norms), 0, []
-        for unit_of_model, norm in zip(model._private_trainer.step._units, norms, strict=True):
+        for unit_of_model, norm in zip(model._private_trainer.step._rules, norms, strict=True):
             for _ in unit_of_model.variables:
                 flat.append(g[position].ravel() * min(1.0, median / norm))
                 position += 1
@@ -168,17 +168,17 @@ def test_a_record_changes_one_microbatch_and_moves_the_sum_by_at_most_twice_the_
             x, y = data(12, seed)
             with_it = x.copy()
             with_it[11] = record(kind)[0]
-            more, more_tally = run(*microbatches(the_plan, with_it, y))
+            more, more_below_count = run(*microbatches(the_plan, with_it, y))
             batch, labels, present = microbatches(the_plan, x, y)
             at = np.flatnonzero((batch == x[11]).all(axis=(1, 2, 3)))
             present = present.copy()
             present[at] = False
             batch[at] = 0
-            less, less_tally = run(batch, labels, present)
+            less, less_below_count = run(batch, labels, present)
             moved = np.linalg.norm(more - less)
             largest = max(largest, moved)
             assert moved <= 0.6 + 1e-5 * np.linalg.norm(less)
-            assert abs(more_tally - less_tally) <= 1.0
+            assert abs(more_below_count - less_below_count) <= 1.0
     assert largest > 0.3  # so the doubling is needed
 
 

@@ -14,8 +14,8 @@ import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.mechanism import StepMechanism
 from keras_dpvit.privacy.sensitivity import PublishedSensitivity
-from keras_dpvit.training import batches
-from keras_dpvit.training.noise import standard_normals
+from keras_dpvit.training import batch_selection
+from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums, PrivateMetrics, metric_sums
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -142,7 +142,7 @@ def test_all_releases_of_a_step_are_one_gaussian_of_the_plans_multiplier(
     noise_multiplier, ratio, shared, rule
 ):
     mechanism = StepMechanism(noise_multiplier, rule, 400, shared, 0.1, ratio)
-    gradient, count = mechanism.split()
+    gradient, count = mechanism.split_noise()
     moved, cap = mechanism.units_moved, 0.7
     moves = [
         moved * cap / (gradient * cap),
@@ -152,7 +152,7 @@ def test_all_releases_of_a_step_are_one_gaussian_of_the_plans_multiplier(
     assert math.hypot(*moves) == pytest.approx(1 / mechanism.event_noise_multiplier)
     without = StepMechanism(noise_multiplier, rule, 400, shared, 0.1)
     assert mechanism.event() == without.event()
-    assert gradient > without.split()[0]
+    assert gradient > without.split_noise()[0]
     # Each release as an event of its own comes to the same.
     together = dp_accounting.rdp.RdpAccountant()
     for move in moves:
@@ -162,13 +162,13 @@ def test_all_releases_of_a_step_are_one_gaussian_of_the_plans_multiplier(
     one.compose(dp_accounting.GaussianDpEvent(mechanism.event_noise_multiplier))
     assert together.get_epsilon(1e-5) == pytest.approx(one.get_epsilon(1e-5))
     # The faulty twin: metrics for nothing, with the gradient's noise as it was.
-    faulty = math.hypot(moved / without.split()[0], *moves[1:])
+    faulty = math.hypot(moved / without.split_noise()[0], *moves[1:])
     assert faulty > 1 / mechanism.event_noise_multiplier * (1 + 1e-3)
 
 
 def test_the_gradient_pays_half_a_percent_at_the_default():
     mechanism = StepMechanism(1.0, kd.FixedSensitivity(), 100, metrics_noise_ratio=10.0)
-    assert mechanism.split()[0] == pytest.approx(1.00504, abs=1e-5)
+    assert mechanism.split_noise()[0] == pytest.approx(1.00504, abs=1e-5)
     assert mechanism.metrics_noise_stddev == pytest.approx(10 * STEP)
 
 
@@ -180,7 +180,7 @@ def released(model, metrics, x, y, trials=1):
     trainer = model._private_trainer
     trainer._prepare(64, None, metrics)
     present = np.ones(len(x), bool)
-    clipped, tally, *_ = trainer.step.clipped_sums(
+    clipped, below_count, *_ = trainer.step.clipped_sums(
         tf.constant(x), tf.constant(y), tf.constant(present), trainer._state
     )
 
@@ -188,7 +188,7 @@ def released(model, metrics, x, y, trials=1):
     def run(steps):
         return tf.map_fn(
             lambda step: trainer.step.release_all(
-                clipped, tally, trainer._state, step, trainer._noise_key
+                clipped, below_count, trainer._state, step, trainer._noise_key
             )[2],
             steps,
             fn_output_signature=tf.float32,
@@ -215,7 +215,7 @@ def test_one_record_moves_a_steps_metrics_and_none_other(digits, jit_compile):
 @pytest.mark.parametrize("microbatch_size", [1, 2])
 def test_noise_on_the_metrics_is_what_the_mechanism_says(digits, microbatch_size):
     model = compiled(noise_multiplier=1.3, microbatch_size=microbatch_size)
-    rows = 2 * batches.rows_per_unit(model._private_trainer.plan)
+    rows = 2 * batch_selection.rows_per_microbatch(model._private_trainer.plan)
     metrics = MetricSums(4.0, 5.0, "classes")
     noised, clean = released(model, metrics, digits[0][:rows], digits[1][:rows], trials=3000)
     noise = (noised - clean).ravel()

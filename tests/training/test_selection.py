@@ -8,7 +8,7 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.privacy.ledger import PrivacyLedger, SelectionEntry
-from keras_dpvit.privacy.tuning import RandomTrials, TrialCount
+from keras_dpvit.privacy.private_selection import RandomTrials, TrialCount
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PLAN = kd.PrivacyPlan(60, 20, 1, 1e-4, noise_multiplier=2.0)
@@ -56,8 +56,8 @@ def test_the_ledger_counts_the_choice(chosen):
     model, _ = chosen
     (entry,) = model.privacy_ledger.entries
     assert isinstance(entry, SelectionEntry)
-    assert entry.cost == RUN.after_selection(4.0).entries[0].cost
-    assert model.privacy_ledger.epsilon(1e-4) == RUN.after_selection(4.0).epsilon(1e-4)
+    assert entry.cost == RUN.compose_selection(4.0).entries[0].cost
+    assert model.privacy_ledger.epsilon(1e-4) == RUN.compose_selection(4.0).epsilon(1e-4)
     assert "best of a random number of runs" in " ".join(model.privacy_statement().split())
 
 
@@ -71,7 +71,7 @@ def test_file_card_and_fusion_keep_the_choice(chosen, tmp_path):
     other = compiled(kd.make_private(a_network()))
     other.fit(*records, verbose=0)
     fused = kd.FusedClassifier([again, other], members_data="shared")
-    by_hand = PrivacyLedger((*RUN.after_selection(4.0).entries, *RUN.entries))
+    by_hand = PrivacyLedger((*RUN.compose_selection(4.0).entries, *RUN.entries))
     assert fused.privacy_ledger.epsilon(1e-4) == by_hand.epsilon(1e-4)
     assert "Training 1 was chosen" in " ".join(fused.privacy_statement(1e-4).split())
 
@@ -81,7 +81,7 @@ def test_what_is_trained_afterwards_is_added(chosen, tmp_path):
     model.save(tmp_path / "model.keras")
     again = kd.load_model(tmp_path / "model.keras")
     compiled(again).fit(*records, verbose=0)
-    expected = PrivacyLedger((*RUN.after_selection(4.0).entries, *RUN.entries))
+    expected = PrivacyLedger((*RUN.compose_selection(4.0).entries, *RUN.entries))
     assert again.privacy_ledger.costs() == expected.costs()
 
 
@@ -91,7 +91,7 @@ def test_a_choice_in_the_midst_of_a_plan_covers_the_steps_before_it(small_record
     going_on.fit(*small_records, epochs=1, verbose=0)
     going_on.count_selection(2.0)
     going_on.fit(*small_records, epochs=1, verbose=0)
-    first = PrivacyLedger(plan.entries(3)).after_selection(2.0)
+    first = PrivacyLedger(plan.entries(3)).compose_selection(2.0)
     assert going_on.privacy_ledger.costs() == (*first.costs(), *RUN.costs())
     budget = 0.5 * (first.epsilon(1e-4) + going_on.privacy_ledger.epsilon(1e-4))
     assert first.epsilon(1e-4) < budget < going_on.privacy_ledger.epsilon(1e-4)

@@ -1,0 +1,142 @@
+"""Which layers own the trainable variables, and the rule for each."""
+
+import dataclasses
+import logging
+import re
+from typing import Any
+
+import keras
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
+    convolution,
+    dense,
+    einsum,
+    embedding,
+    normalization,
+    position,
+)
+from keras_dpvit.gradients.fallback import VectorizedRule, draws_random_numbers
+from keras_dpvit.gradients.layer_calls import called_by_record
+from keras_dpvit.gradients.rules import GradientRule, rule_for
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """A layer and the trainable variables that are one group of a record's gradient."""
+
+    layer: Any
+    rule: GradientRule
+
+    @property
+    def variables(self) -> list[Any]:
+        """The group's variables, in the order that the rule's sums have."""
+        return [v for v in self.rule.variables(self.layer) if self.rule.takes(v)]
+
+
+def layer_rules(model: Any, by_variable: bool = False) -> list[LayerRule]:
+    """The layers of a built model that own its trainable variables, each with its rule.
+
+    Deepest layers come first, and every trainable variable is in exactly one of the rules. A
+    layer without a rule of its type goes through the vectorised fallback, which is announced;
+    nothing is left out. Variables that a layer owns beside other layers get a rule apart. A layer
+    that is called on something other than the records (positions of a table, say) has no
+    gradient for each of them: its variables go to the layer around it.
+
+    Args:
+        model: a built Keras model.
+        by_variable: bool, rules of one variable each instead of one layer.
+
+    Raises:
+        InputError: if a layer mixes examples, or draws random numbers and has no rule, if two
+            layers share a variable, or if a layer sees no records and none around it does.
+    """
+    rules: list[LayerRule] = []
+    left = _collect(model, called_by_record(model), rules)
+    if left:
+        raise InputError(
+            f"Variable {left[0].path} is used on tensors whose first axis is not the examples', so "
+            "no example has a gradient in it."
+        )
+    _check_cover(model, rules)
+    without_rule = [u.layer.name for u in rules if isinstance(u.rule, VectorizedRule)]
+    if without_rule:
+        logging.getLogger("keras_dpvit").warning(
+            "No per-example rule for %s: using the vectorised fallback, which is slower.",
+            ", ".join(without_rule),
+        )
+    if by_variable:
+        return [LayerRule(u.layer, u.rule.only(v)) for u in rules for v in u.variables]
+    return rules
+
+
+def clipping_groups(model: Any, rules: list[LayerRule], groups: str) -> list[int]:
+    """The number of the group that each rule is clipped with.
+
+    Args:
+        model: the built model.
+        rules: its rules.
+        groups: see `privacy.clipping.Clipping`.
+    """
+    if groups in ("layer", "variable"):
+        return list(range(len(rules)))
+    keys = {}
+    for top in _top_layers(model):
+        stage = re.match(r"stage_\d+(?=_)", top.name) if groups == "stage" else None
+        for layer in top._flatten_layers():
+            keys[id(layer)] = stage[0] if stage else id(top)
+    order: dict[Any, int] = {}
+    return [
+        order.setdefault(keys.get(id(rule.layer), id(rule.layer)), len(order)) for rule in rules
+    ]
+
+
+def _top_layers(model: Any) -> list[Any]:
+    """Layers of the model and of models in it, whose names people know."""
+    layers: list[Any] = []
+    for layer in model._layers:
+        layers += _top_layers(layer) if isinstance(layer, keras.Model) else [layer]
+    return layers
+
+
+def _collect(layer: Any, by_record: dict[int, bool], rules: list[LayerRule]) -> list[Any]:
+    """Adds the rules in and below a layer; returns the variables that wait for one around it."""
+    if any(rule.layer is layer for rule in rules) or not layer.trainable_variables:
+        return []
+    if isinstance(layer, keras.layers.BatchNormalization):
+        raise InputError(
+            f"Layer {layer.name} is a BatchNormalization: it mixes the examples of a batch, so no "
+            "example has a gradient of its own; use LayerNormalization or GroupNormalization."
+        )
+    if by_record[id(layer)] and (rule := rule_for(layer)) is not None:
+        rules.append(LayerRule(layer, rule))
+        return []
+    children = list(layer._layers)
+    inside = {id(v) for child in children for v in child.trainable_variables}
+    waiting = [v for v in layer.trainable_variables if id(v) not in inside]
+    for child in children:
+        waiting += _collect(child, by_record, rules)
+    if not waiting or not by_record[id(layer)]:
+        return waiting
+    if draws_random_numbers(layer):
+        raise InputError(
+            f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
+            "per-example rule: move the noise into a layer without variables, or register a rule."
+        )
+    rules.append(LayerRule(layer, VectorizedRule(waiting)))
+    return []
+
+
+def _check_cover(model: Any, rules: list[LayerRule]) -> None:
+    owner: dict[int, str] = {}
+    for rule in rules:
+        for variable in rule.variables:
+            if id(variable) in owner:
+                raise InputError(
+                    f"Variable {variable.path} belongs to two layers, {owner[id(variable)]} and "
+                    f"{rule.layer.name}: share the layer instead of the variable."
+                )
+            owner[id(variable)] = rule.layer.name
+    missing = [v.path for v in model.trainable_variables if id(v) not in owner]
+    if missing:
+        raise InputError(f"No layer of the model owns {', '.join(missing)}.")

@@ -1,0 +1,1 @@
+"""Tables of the papers made again, and the networks that they compare with."""

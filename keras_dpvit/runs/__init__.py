@@ -1,0 +1,1 @@
+"""Runs of the whole job: members trained under one budget, fused, exported and scored."""

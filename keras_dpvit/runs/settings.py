@@ -1,0 +1,53 @@
+"""What a run is told: budget, members, model and training."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run, as `trainers.train` has them as flags.
+
+    Attributes:
+        epsilon: float, the budget of all members together.
+        delta: float in (0, 1).
+        accountant: "rdp" or "pld", whose epsilon is kept within the budget.
+        num_examples: int or None, the public number of records; None for the number of records
+            rounded down to two digits, which is then taken as public.
+        batch_size: int or None for one that fits the number of records, expected in a step.
+        epochs: float, expected passes over the records.
+        members: int, models to train and fuse.
+        members_data: "shared" or "disjoint", see `FusedClassifier`.
+        classes: list of str or None, the class names if they are public.
+        init_weights: str or None, a file whose weights every member starts from.
+        trainable: "all", "head" or "bias", see `choose_trainable`.
+        loss: "softmax" or "per_class".
+        optimizer: "adam" or "sgd".
+        learning_rate: float or None for the optimizer's own default.
+        clipping: "median_layer" or "flat".
+        l2_norm_clip: float or None, a fixed sensitivity in place of the dynamic one.
+        attention_noise_stddev: float, noise after the softmax while training.
+        norm_noise_stddev: float, noise on normalisation statistics while training.
+        physical_batch_size: int or None, examples in memory at once.
+        seed: int or None; under a seed privacy rests on its secrecy.
+    """
+
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    accountant: str = "rdp"
+    num_examples: int | None = None
+    batch_size: int | None = None
+    epochs: float = 10.0
+    members: int = 2
+    members_data: str = "shared"
+    classes: list[str] | None = None
+    init_weights: str | None = None
+    trainable: str = "all"
+    loss: str = "softmax"
+    optimizer: str = "adam"
+    learning_rate: float | None = None
+    clipping: str = "median_layer"
+    l2_norm_clip: float | None = None
+    attention_noise_stddev: float = 0.0
+    norm_noise_stddev: float = 0.0
+    physical_batch_size: int | None = None
+    seed: int | None = None

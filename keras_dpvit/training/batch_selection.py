@@ -1,0 +1,108 @@
+"""From sampled records to a batch: microbatches, and padding."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_dpvit.privacy import randomness
+from keras_dpvit.privacy.plan import PrivacyPlan
+from keras_dpvit.training.sources import Source
+
+# Images, labels, and which rows are records: `microbatches * rows_per_microbatch` rows.
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def rows_per_microbatch(plan: PrivacyPlan) -> int:
+    """Rows that are clipped as one in a batch: one record, or room for a microbatch.
+
+    Records choose their microbatch by chance, so its size varies. There is room for five standard
+    deviations more than expected; what finds no room is left out, which concerns one
+    microbatch only and leaves the sensitivity as it is.
+    """
+    size = plan.microbatch_size
+    return 1 if size == 1 else size + math.ceil(5 * math.sqrt(size)) + 3
+
+
+def sampled_batches(
+    plan: PrivacyPlan, source: Source, key: bytes, first_step: Callable[[], int]
+) -> Iterator[Batch]:
+    """A batch for each step, without end.
+
+    Args:
+        plan: a plan that samples by itself.
+        source: the records.
+        key: 32 bytes, of the sampling.
+        first_step: gives the number of the first step when the first batch is drawn.
+    """
+    sampler = plan.sampler(key)
+    assert sampler is not None
+    step = first_step()
+    while True:
+        rows = sampler.sample(source.num_records, step)
+        if plan.microbatch_size == 1:
+            yield source.take(rows)
+        else:
+            yield _microbatches(plan, source, rows, key, step)
+        step += 1
+
+
+def some_records(source: Source, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the first records and the last, which is likely of another class.
+
+    A source without records gives its blank example.
+    """
+    if not source.num_records:
+        return source.example()
+    rows = np.arange(min(count, source.num_records))
+    rows[-1] = source.num_records - 1
+    return source.take(rows)[:2]
+
+
+def _microbatches(
+    plan: PrivacyPlan, source: Source, rows: np.ndarray, key: bytes, step: int
+) -> Batch:
+    """Each record goes to a microbatch drawn for itself, whoever else is in the sample.
+
+    Packing by position instead would let one record shift all the others.
+    """
+    generator = np.random.Generator(np.random.Philox(randomness.step_key(key + b"units", step)))
+    chosen = generator.integers(plan.num_microbatches, size=source.num_records)[rows]
+    room = rows_per_microbatch(plan)
+    places = np.full((plan.num_microbatches, room), -1)
+    filled = np.zeros(plan.num_microbatches, int)
+    for index, number in enumerate(chosen):
+        if filled[number] < room:
+            places[number, filled[number]] = index
+            filled[number] += 1
+    x, y, usable = source.take(rows)
+    present = (places >= 0) & np.append(usable, False)[places]
+    places = _filled(places, present).reshape(-1)
+    return _spread(x, places), _spread(y, places), present.reshape(-1)
+
+
+def _filled(places: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """The places, with a microbatch's first record where it has none; -1 in one without any.
+
+    Its own first record, and no other's: what fills a place can spoil its microbatch, as a NaN
+    does, and a record of the sample's that filled all of them would spoil all of them.
+    """
+    first = np.take_along_axis(places, present.argmax(axis=1)[:, None], axis=1)
+    first = np.where(present.any(axis=1, keepdims=True), first, -1)
+    return np.where(present, places, first)
+
+
+def _spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The rows at these places, zeros at -1."""
+    blank = np.zeros((1, *values.shape[1:]), values.dtype)
+    return np.concatenate([values, blank])[places]
+
+
+def signature(source: Source) -> Any:
+    """TensorFlow's description of the batches."""
+    import tensorflow as tf
+
+    x, y = source.example()
+    present = np.ones(1, bool)
+    return tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y, present))

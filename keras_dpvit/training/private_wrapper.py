@@ -1,0 +1,118 @@
+"""make_private: private training for a Keras model that we did not write."""
+
+from typing import Any
+
+import keras
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.gradients.layer_rules import layer_rules
+from keras_dpvit.models.private_model import PrivatelyTrainable
+from keras_dpvit.models.trainable import choose_trainable
+from keras_dpvit.training.example_independence import check_examples_independent
+from keras_dpvit.training.recipe import once_for_each_recipe
+
+
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class DPModel(PrivatelyTrainable, keras.Model):
+    """A Keras model that `fit` trains privately under a private optimizer.
+
+    Args:
+        network: a built Keras model with one input and one output.
+        trainable_part: "all", "head" or "bias", see `make_private`.
+    """
+
+    def __init__(self, network: Any, trainable_part: str = "all", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = network
+        choose_trainable(self, trainable_part)
+        self.built = True  # its network is
+        self._observe()
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        return self.network(images, training=training)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As `PrivatelyTrainable.compile`; chooses anew, for the network may be shared."""
+        choose_trainable(self, self.trainable_part)
+        super().compile(*args, **kwargs)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As `PrivatelyTrainable.fit`; chooses anew, as `compile` does."""
+        choose_trainable(self, self.trainable_part)
+        return super().fit(*args, **kwargs)
+
+    @property
+    def input_shape(self) -> Any:
+        return self.network.input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        return self.network.output_shape
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.network.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        network = keras.saving.serialize_keras_object(self.network)
+        # How the network was compiled by itself is of no use here, and KerasHub's classifiers,
+        # which compile themselves, would warn of it when they are loaded.
+        network.pop("compile_config", None)
+        return {"name": self.name, "network": network, "trainable_part": self.trainable_part}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "DPModel":
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        return cls(**config)
+
+
+def make_private(model: Any, trainable: str = "all") -> DPModel:
+    """Wraps a model so that `fit` under a private optimizer trains it privately.
+
+    The wrapper shares the model's layers: after training, the model itself holds the trained
+    weights and can be saved, served and exported without this package. It shares the choice of
+    what is trained as well, as `variable.trainable`: `choose_trainable(model, "all")` lifts it,
+    and so does a file, into which Keras writes no such choice.
+
+    Args:
+        model: a built Keras model with one input and one output, whose examples do not mix; a
+            KerasHub classifier too, given images as its backbone takes them.
+        trainable: "all", whatever is trainable in the model; "head", only the layers outside of
+            `model.backbone`, or the last layer with variables where there is no backbone; "bias",
+            additive biases (variables named bias or beta) and the whole head, for a head of new
+            classes starts from random weights (DP-BiTFiT, Bu et al. 2022).
+
+    Raises:
+        InputError: if the model is not built, has several inputs or outputs or sides that are not
+            fixed, has a preprocessor that training would pass by, mixes examples (see
+            `check_examples_independent`), or has a layer that cannot give per-example gradients
+            (see `gradients.layer_rules`); if `trainable` is another word or leaves nothing.
+    """
+    _check_network(model)
+    choose_trainable(model, trainable)
+    try:
+        layer_rules(model)
+        once_for_each_recipe(lambda: check_examples_independent(model), model)
+    except InputError:
+        choose_trainable(model, "all")
+        raise
+    return DPModel(model, trainable_part=trainable)
+
+
+def _check_network(model: Any) -> None:
+    if isinstance(model, PrivatelyTrainable):
+        raise InputError(f"model is private already: {type(model).__name__}.")
+    if not isinstance(model, keras.Model) or not model.built:
+        raise InputError(f"model must be a built Keras model, got {model!r}.")
+    given, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if not isinstance(given, tuple) or not isinstance(returned, tuple):
+        raise InputError("model must have one input and one output tensor.")
+    if None in given[1:]:
+        raise InputError(f"model must have an input of fixed sides, got {given}.")
+    if getattr(model, "preprocessor", None) is not None:
+        raise InputError(
+            "model must have no preprocessor, for private training does not call it: preprocess "
+            "the images, then set model.preprocessor = None."
+        )
