@@ -11,7 +11,7 @@ help:
 	@echo "make try    ask the model that ships here what is on a picture, and check its files"
 	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
 	@echo "make test   the whole test suite"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and the floors of the rooms"
 	@echo "make docs   tables and drawing of docs/model.md"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
 	@echo "make clean  remove .venv, $(PEERS) and caches"
@@ -31,6 +31,7 @@ lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 docs: $(VENV)/.demo-installed
 	$(PY) docs/build.py

@@ -23,17 +23,22 @@ from benchmarks.sides import Side, Worker, WorkerError, chosen_sides, tell, with
 from keras_dpvit import _validate
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
-flags.DEFINE_integer("rounds", 10, "How often each side has its turn.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("json", False, "Prints one JSON object and no table.", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 10, "How often each side has its turn.", flag_values=FLAGS)
 flags.DEFINE_integer(
     "steps",
     10,
     "Timed steps in a turn of the ViT; the small network takes four times as many, TF Privacy's "
     "private side a tenth.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_list("only", None, "Names of sides, or of groups of them, to measure alone.")
-flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
+flags.DEFINE_list(
+    "only", None, "Names of sides, or of groups of them, to measure alone.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
 
 
 def measure(sides: Sequence[Side], rounds: int, steps: int) -> dict[str, dict[str, Any]]:
@@ -125,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

@@ -28,17 +28,22 @@ from keras_dpvit import _validate
 from keras_dpvit.encryption import SecretKey, ViTBlockCipher, make_cipher
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
-flags.DEFINE_integer("rounds", 7, "How often each has its turn.")
-flags.DEFINE_integer("batch", 64, "Images in a batch.")
-flags.DEFINE_bool("kill", False, "Kill and resume the command line instead.")
-flags.DEFINE_integer("images", 10_000, "With --kill: how many images.")
-flags.DEFINE_integer("kills", 3, "With --kill: how often the run is killed.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("json", False, "Prints one JSON object and no table.", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 7, "How often each has its turn.", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 64, "Images in a batch.", flag_values=FLAGS)
+flags.DEFINE_bool("kill", False, "Kill and resume the command line instead.", flag_values=FLAGS)
+flags.DEFINE_integer("images", 10_000, "With --kill: how many images.", flag_values=FLAGS)
+flags.DEFINE_integer("kills", 3, "With --kill: how often the run is killed.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "work_dir", None, "With --kill: a new folder for the files, removed in the end."
+    "work_dir",
+    None,
+    "With --kill: a new folder for the files, removed in the end.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
 
 SHAPE = (224, 224, 3)
 BLOCK = 16
@@ -176,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

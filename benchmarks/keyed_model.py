@@ -19,11 +19,16 @@ from benchmarks.reports import checked_output, machine
 from keras_dpvit import _files, _quiet
 from trainers import _cli
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
 flags.DEFINE_integer(
-    "keys", 20, "Keys for each unit of the cipher.", lower_bound=1, upper_bound=256
+    "keys",
+    20,
+    "Keys for each unit of the cipher.",
+    lower_bound=1,
+    upper_bound=256,
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "JSON file to write.")
+flags.DEFINE_string("output", None, "JSON file to write.", flag_values=FLAGS)
 
 # data set, side that images are stretched to, patch, training images, epochs
 _CASES = [
@@ -152,4 +157,4 @@ def _from_histograms(
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

@@ -40,8 +40,12 @@ from benchmarks.reports import checked_output
 from keras_dpvit import _validate
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-
+FLAGS = flags.FlagValues()
+flags.DEFINE_integer("kills", 20, "Runs that are killed once each.", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "Prints one JSON object and no table.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("life", "step", "checkpoint")
@@ -335,13 +339,6 @@ def _say(what: str, run: dict[str, Any]) -> None:
     print(f"{what}: {'holds' if run['holds'] else 'FAILS'}; {moments}", file=sys.stderr, flush=True)
 
 
-def define_flags() -> None:
-    """--kills --json --output; not at import, where another program's would clash."""
-    flags.DEFINE_integer("kills", 20, "Runs that are killed once each.")
-    flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
-    flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
-
-
 def main() -> None:
     """Runs, prints, writes."""
     kills = _validate.positive_int(kills=FLAGS.kills)
@@ -370,5 +367,4 @@ def _word(holds: bool) -> str:
 
 
 if __name__ == "__main__":
-    define_flags()
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

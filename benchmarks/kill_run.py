@@ -62,7 +62,7 @@ def an_optimizer(seed: int | None) -> Any:
                 tell("step", int(steps) - 1, digest.hexdigest()[:16])
 
             # The counter is ahead of the step whose noise these gradients have.
-            told = tf.py_function(tell_step, [self.trainer._steps, *grads], [])
+            told = tf.py_function(tell_step, [self.trainer.state.steps, *grads], [])
             with tf.control_dependencies([told]):
                 return super().apply(grads, trainable_variables)
 
@@ -87,13 +87,13 @@ def write_end(model: Any, path: str) -> None:
     """Everything that must not depend on whether the run was killed."""
     import numpy as np
 
-    trainer = model._private_trainer
+    trainer = model.private_trainer
     ledger = model.privacy_ledger
     text = json.dumps({"ledger": ledger.to_dict(), "epsilon": ledger.epsilon(DELTA)})
     groups = {
         "weights": model.variables,
         "optimizer": model.optimizer.variables,
-        "state": [trainer._steps, trainer._state],
+        "state": [trainer.state.steps, trainer.state.sensitivity],
     }
     arrays = {
         f"{name}_{i}": v.numpy() for name, group in groups.items() for i, v in enumerate(group)

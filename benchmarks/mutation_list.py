@@ -775,7 +775,6 @@ _STEP = _of(
     ),
     ("sums + more,", "more,", _BATCHES),
     ("below_count + more_below_count,", "more_below_count,", _BATCHES),
-    ("clipping.factors(norms), cap)", "tf.ones_like(norms), cap)", _ONE_BY_ONE),
     (
         "            1.0 / self._rows_averaged,\n",
         "            1.0,\n",
@@ -817,14 +816,20 @@ _STEP = _of(
         "training/test_private_metrics.py::test_noise_on_the_metrics_is_what_the_mechanism_says",
     ),
     (
-        "tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
-        "tf.reduce_max(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
-        f"{_MOVES}[median_by_block]",
-    ),
-    (
         "return shared if shared > 1 else self._rows_per_microbatch",
         "return self._rows_per_microbatch",
         "training/test_neighbours.py::test_a_microbatch_is_clipped_as_the_mean_of_its_records",
+    ),
+)
+
+_CLIPPED = _of(
+    "training/clipped_gradients.py",
+    _CERTIFIED,
+    ("clipping.factors(norms), plan", "tf.ones_like(norms), plan", _ONE_BY_ONE),
+    (
+        "tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
+        "tf.reduce_max(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
+        f"{_MOVES}[median_by_block]",
     ),
     (
         "clipped = tf.where(gradients.usable, clipped, 0.0)",
@@ -836,5 +841,5 @@ _STEP = _of(
 MUTATIONS = [
     *_SENSITIVITY, *_CLIPPING, *_MECHANISM, *_RANDOMNESS, *_SAMPLING, *_SCHEDULES, *_ACCOUNTING,
     *_ENTRIES, *_LEDGER, *_PLAN, *_WORDS, *_TUNING, *_TF_PRIVACY_FILE, *_KERNELS, *_LAYERS, *_MODEL,
-    *_STEP,
+    *_STEP, *_CLIPPED,
 ]  # fmt: skip

@@ -21,12 +21,21 @@ import time
 from typing import Any
 
 import tqdm
-from absl import app, flags
+from absl import flags
 
 from benchmarks.mutation_list import MUTATIONS, Mutation
 from keras_dpvit import _files
+from trainers import _cli
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("only", None, "Only faults whose file or text holds this.", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "unchanged", False, "Run the tests of all faults on unchanged sources.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "output", "docs/results/mutations.json", "File that outcomes go to.", flag_values=FLAGS
+)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _COPIED = ("keras_dpvit", "tests", "trainers", "benchmarks", "pyproject.toml", "README.md", "docs")
 _LIMIT = 240.0  # seconds for the tests of one fault; a run that hangs is found out, too
@@ -169,9 +178,8 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {key: value for key, value in known.items() if value["outcome"] != "not run"}
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Tries what is missing and prints what survived."""
-    del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Imported before the children begin, but nothing of it is used, and nothing of the package.
     import dp_accounting  # noqa: F401
@@ -200,7 +208,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("only", None, "Only faults whose file or text holds this.")
-    flags.DEFINE_bool("unchanged", False, "Run the tests of all faults on unchanged sources.")
-    flags.DEFINE_string("output", "docs/results/mutations.json", "File that outcomes go to.")
-    app.run(main)
+    _cli.run(main, FLAGS, __doc__)

@@ -13,12 +13,22 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 
 from benchmarks import model_grammar
 from keras_dpvit.errors import InputError
+from trainers import _cli
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
+flags.DEFINE_integer("draws", 500, "Models to draw.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("first", 0, "Number of the first draw.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "records", 6, "Adversarial records to try on each model.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "output", "docs/results/neighbours.jsonl", "File that the draws go to.", flag_values=FLAGS
+)
+
 _RECORDS = 12  # in both data sets
 
 
@@ -101,9 +111,8 @@ def summary(draws: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Draws what is missing and prints the summary."""
-    del argv
     path = pathlib.Path(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     draws = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -118,8 +127,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("draws", 500, "Models to draw.", lower_bound=1)
-    flags.DEFINE_integer("first", 0, "Number of the first draw.", lower_bound=0)
-    flags.DEFINE_integer("records", 6, "Adversarial records to try on each model.", lower_bound=1)
-    flags.DEFINE_string("output", "docs/results/neighbours.jsonl", "File that the draws go to.")
-    app.run(main)
+    _cli.run(main, FLAGS, __doc__)

@@ -24,7 +24,12 @@ from benchmarks.reports import checked_output, machine
 from keras_dpvit import _quiet, _validate
 from trainers import _cli
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
+flags.DEFINE_integer("rounds", 300, "Calls of each side, at each batch size.", flag_values=FLAGS)
 
 BAR = 1.05
 BATCH_SIZES = (1, 32)
@@ -111,13 +116,6 @@ def measure(model: Any, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def define_flags() -> None:
-    """In a function, for programs of one test run have flags of the same names."""
-    flags.DEFINE_bool("json", False, "Prints JSON.")
-    flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
-    flags.DEFINE_integer("rounds", 300, "Calls of each side, at each batch size.")
-
-
 def main() -> None:
     """Measures, prints, writes."""
     _validate.positive_int(rounds=FLAGS.rounds)
@@ -150,5 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

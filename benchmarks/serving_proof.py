@@ -29,7 +29,16 @@ from benchmarks.reports import checked_output, machine
 from keras_dpvit import _quiet, _validate
 from trainers import _cli
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "images", 1000, "Held-out images of Fashion-MNIST that are compared.", flag_values=FLAGS
+)
+flags.DEFINE_integer("threads", 32, "Threads that send requests.", flag_values=FLAGS)
+flags.DEFINE_integer("requests", 2000, "Requests that they send together.", flag_values=FLAGS)
 
 _HERE = pathlib.Path(__file__).parent
 _SERVER = _HERE.parent / "tests" / "trainers" / "serving_server.py"
@@ -166,15 +175,6 @@ def prove(images: int, threads: int, requests: int) -> dict[str, Any]:
     }
 
 
-def define_flags() -> None:
-    """In a function, for programs of one test run have flags of the same names."""
-    flags.DEFINE_bool("json", False, "Prints JSON.")
-    flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
-    flags.DEFINE_integer("images", 1000, "Held-out images of Fashion-MNIST that are compared.")
-    flags.DEFINE_integer("threads", 32, "Threads that send requests.")
-    flags.DEFINE_integer("requests", 2000, "Requests that they send together.")
-
-
 def main() -> None:
     """Proves, prints, writes."""
     _validate.positive_int(images=FLAGS.images)
@@ -204,5 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

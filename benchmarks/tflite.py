@@ -24,14 +24,20 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("json", False, "Prints one JSON object and no table.")
-flags.DEFINE_string("output", None, "File for the JSON object, besides what is printed.")
-flags.DEFINE_string("model", None, "A .keras file of 28x28x1 images, instead of training.")
-flags.DEFINE_float("epsilon", 3.0, "The pair's budget at delta 1e-5.")
-flags.DEFINE_float("epochs", 3.0, "Of each member.")
-flags.DEFINE_integer("rounds", 20, "Turns of each side.")
-flags.DEFINE_integer("threads", 2, "Threads of LiteRT; TensorFlow takes as many as it likes.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("json", False, "Prints one JSON object and no table.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output", None, "File for the JSON object, besides what is printed.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "model", None, "A .keras file of 28x28x1 images, instead of training.", flag_values=FLAGS
+)
+flags.DEFINE_float("epsilon", 3.0, "The pair's budget at delta 1e-5.", flag_values=FLAGS)
+flags.DEFINE_float("epochs", 3.0, "Of each member.", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 20, "Turns of each side.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "threads", 2, "Threads of LiteRT; TensorFlow takes as many as it likes.", flag_values=FLAGS
+)
 
 
 def _check_flags() -> pathlib.Path | None:
@@ -86,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

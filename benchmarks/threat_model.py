@@ -28,16 +28,22 @@ from keras_dpvit.attacks import evaluation
 from keras_dpvit.errors import InputError
 from trainers import _attack_output, _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_list("measure", [], "Groups to measure again, or all; see the page for what they are.")
-flags.DEFINE_integer("keys", 20, "Keys in each measurement.")
-flags.DEFINE_bool("picture", False, "Makes figures/attack.png again.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    "measure",
+    [],
+    "Groups to measure again, or all; see the page for what they are.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("keys", 20, "Keys in each measurement.", flag_values=FLAGS)
+flags.DEFINE_bool("picture", False, "Makes figures/attack.png again.", flag_values=FLAGS)
 flags.DEFINE_string(
     "work_dir",
     "build/attack_learned",
     "Folder of the trainings of group learned and of what they recovered, to go on from.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("docs", "docs", "Folder of the page and of results/.")
+flags.DEFINE_string("docs", "docs", "Folder of the page and of results/.", flag_values=FLAGS)
 
 _LARGE, _SMALL = (224, 224, 3), (32, 32, 3)
 _SEED = 2026
@@ -208,4 +214,4 @@ def _file(docs: pathlib.Path, name: str) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    _cli.run(main)
+    _cli.run(main, FLAGS, __doc__)

@@ -46,7 +46,7 @@ def write_whole(path: Path, content: Any) -> None:
         os.replace(work, path)
     except OSError as error:
         work.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def write_json(path: Path, value: Any, indent: int = 1) -> None:

@@ -10,8 +10,7 @@ import tensorflow as tf
 from keras_dpvit.auditing.canaries import Canaries
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
-from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.privacy.sensitivity import release_weights
+from keras_dpvit.training.clipped_gradients import clipped_gradients
 from keras_dpvit.training.losses import per_example_loss
 
 _ROWS_AT_ONCE = 256
@@ -42,7 +41,7 @@ class LossScores(keras.callbacks.Callback):
         self.scores = self._first - example_losses(self.model, self._x, self._y)
 
 
-class ClippedGradients:
+class ClippedRecords:
     """Clipped gradients of given records at a model's present weights, as its plan clips them.
 
     Args:
@@ -52,8 +51,8 @@ class ClippedGradients:
     """
 
     def __init__(self, model: Any, x: np.ndarray, y: np.ndarray) -> None:
-        trainer = model._private_trainer
-        self._model, self._plan, self._state = model, trainer.plan, trainer._state
+        trainer = model.private_trainer
+        self._model, self._plan, self._state = model, trainer.plan, trainer.state.sensitivity
         self._losses = per_example_loss(model.loss)
         by = self._plan.clipping.groups
         self._rules = layer_rules(model, by_variable=by == "variable")
@@ -91,16 +90,9 @@ class ClippedGradients:
             outputs = tf.cast(self._model(x, training=True), tf.float32)
             return self._losses(y, outputs), outputs
 
-        gradients = PerExampleGradients(self._rules, forward)
-        squares = gradients.layer_norms() ** 2
-        by_group = tf.math.unsorted_segment_sum(
-            tf.transpose(squares), self._groups, max(self._groups) + 1
-        )
-        norms = tf.sqrt(tf.transpose(by_group))
-        cap = self._plan.sensitivity.cap(self._state)
-        weights, _ = release_weights(norms, self._plan.clipping.factors(norms), cap)
-        weights = tf.gather(weights, self._groups, axis=1)
-        return gradients, weights, weights**2 * tf.cast(squares, tf.float32)
+        found = clipped_gradients(self._plan, self._state, self._rules, self._groups, forward)
+        squares = tf.cast(found.gradients.layer_norms() ** 2, tf.float32)
+        return found.gradients, found.weights, found.weights**2 * squares
 
     def _chunk_sum(self, x: Any, y: Any) -> list[Any]:
         gradients, weights, _ = self._gradients(x, y)
@@ -145,15 +137,15 @@ class GradientScores(keras.callbacks.Callback):
         self.scores = np.zeros(len(canaries))
 
     def on_train_begin(self, logs: Any = None) -> None:
-        trainer = getattr(self.model, "_private_trainer", None)
+        trainer = getattr(self.model, "private_trainer", None)
         optimizer = self.model.optimizer
         if trainer is None or not isinstance(optimizer, keras.optimizers.SGD) or optimizer.momentum:
             raise InputError("score=gradient needs a private SGD optimizer without momentum.")
         self._plan = trainer.plan
         if self._plan.sampling != "poisson" or self._plan.microbatch_size > 1:
             raise InputError("score=gradient needs Poisson sampling without microbatches.")
-        self._planted = ClippedGradients(self.model, self._canaries.x, self._canaries.y)
-        self._fixed = ClippedGradients(self.model, *self._known) if len(self._known[0]) else None
+        self._planted = ClippedRecords(self.model, self._canaries.x, self._canaries.y)
+        self._fixed = ClippedRecords(self.model, *self._known) if len(self._known[0]) else None
         self._variables = self._planted.variables
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import FixedSensitivity
 
@@ -119,7 +120,7 @@ class _Replay:
         self._source = model
         self._model = _copy(model)
         self._start = self._model.get_weights()
-        self._random = any(_generators(layer) for layer in self._model._flatten_layers())
+        self._random = any(_generators(layer) for layer in layers_inside(self._model))
         self._compiled = False
 
     def sum(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import _validate
-from keras_dpvit.auditing.canary_scores import ClippedGradients
+from keras_dpvit.auditing.canary_scores import ClippedRecords
 from keras_dpvit.auditing.threshold_test import (
     TestResult,
     apply_threshold,
@@ -59,7 +59,7 @@ def attack_step(
     sensitivity's next state ("state"). The first half of the trials chooses one of these and a
     threshold; the second half is what the bound comes from.
 
-    Guarantee: the one of `distinguishing.epsilon_from_test`.
+    Guarantee: the one of `threshold_test.epsilon_from_test`.
 
     Args:
         model: a model compiled with a private optimizer that has not been trained yet, whose plan
@@ -76,11 +76,11 @@ def attack_step(
     _validate.positive_int(trials=trials)
     if trials % 2:
         raise InputError(f"trials must be even, half of them choose the test, got {trials}.")
-    plan = model._private_trainer.plan
+    plan = model.private_trainer.plan
     if plan.sampling_probability < 1 or plan.microbatch_size > 1:
         raise InputError("the plan must take every record in every step, one by one.")
-    fixed = ClippedGradients(model, *others).sum()
-    watched = ClippedGradients(model, *record).sum()
+    fixed = ClippedRecords(model, *others).sum()
+    watched = ClippedRecords(model, *record).sum()
     both = tuple(np.concatenate(pair) for pair in zip(others, record, strict=True))
     sides = [
         _statistics(
@@ -112,22 +112,22 @@ def _statistics(
     progress: Callable[[int], None],
 ) -> np.ndarray:
     """What is looked at of each release, `(trials, 3)`."""
-    trainer = model._private_trainer
-    trainer._prepare(None)
+    trainer = model.private_trainer
+    trainer.prepare(None)
     centre, towards = (tf.concat([tf.reshape(g, [-1]) for g in gs], 0) for gs in (fixed, watched))
     towards = tf.math.l2_normalize(towards)
     divisor = float(trainer.plan.num_microbatches)
     x, y = (tf.constant(part) for part in data)
     # All records are in every step, and the model draws nothing: so its sums are always these.
     sums, below_count, *_ = trainer.step.clipped_sums(
-        x, y, tf.ones(tf.shape(y), tf.bool), trainer._state
+        x, y, tf.ones(tf.shape(y), tf.bool), trainer.state.sensitivity
     )
 
     @tf.function(autograph=False)
     def releases(steps: Any) -> Any:
         def one(step: Any) -> Any:
             gradients, state = trainer.step.release(
-                sums, below_count, trainer._state, step, trainer._noise_key
+                sums, below_count, trainer.state.sensitivity, step, trainer.keys.noise
             )
             rest = divisor * tf.concat([tf.reshape(g, [-1]) for g in gradients], 0) - centre
             along = tf.tensordot(rest, towards, 1)
@@ -137,11 +137,11 @@ def _statistics(
         return tf.map_fn(one, steps, fn_output_signature=tf.float32)
 
     # Steps that no release of this key had: the two sides draw different noise.
-    first = trainer.steps_taken
+    first = trainer.state.steps_taken
     rows = []
     for start in range(first, first + trials, _AT_ONCE):
         end = min(start + _AT_ONCE, first + trials)
         rows.append(releases(tf.range(start, end, dtype=tf.int64)).numpy())
         progress(end - first)
-    trainer._steps.assign(first + trials)
+    trainer.state.steps.assign(first + trials)
     return np.concatenate(rows)

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.inside import layers_inside
 
 
 class InferenceNoise:
@@ -31,7 +32,7 @@ class InferenceNoise:
     """
 
     def __init__(self, model: Any, wanted: bool | None) -> None:
-        self._layers = [x for x in model._flatten_layers() if _is_noisy(x)]
+        self._layers = [x for x in layers_inside(model) if _is_noisy(x)]
         if wanted and not self._layers:
             raise InputError(
                 "noise_at_inference=True needs a model with attention_noise_stddev or "
@@ -53,12 +54,12 @@ class InferenceNoise:
         try:
             for layer, choice in zip(self._layers, self._choices, strict=True):
                 layer.noise_at_inference = choice
-                layer._noise = _fresh_normal(_stddev(layer))
+                layer.draw_noise = _fresh_normal(_stddev(layer))
             yield
         finally:
             for layer, choice in zip(self._layers, before, strict=True):
                 layer.noise_at_inference = choice
-                layer.__dict__.pop("_noise", None)
+                layer.__dict__.pop("draw_noise", None)
 
 
 def _is_noisy(layer: Any) -> bool:

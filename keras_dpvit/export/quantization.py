@@ -74,7 +74,7 @@ def _full_int8(converter: Any, calibration: np.ndarray) -> bytes:
     converter.representative_dataset = batches
     # The two halves of the converter's own int8 conversion, for which ops stay in float is known
     # only when the ranges are. TensorFlow's QuantizationDebugger takes the same way.
-    converter._experimental_calibrate_only = True
+    converter._experimental_calibrate_only = True  # noqa: SLF001
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own interpreter being deprecated
         calibrated = converter.convert()

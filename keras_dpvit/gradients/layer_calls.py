@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.rules import GradientRule, LayerCall
+from keras_dpvit.layers.inside import layers_inside
 
 
 @contextlib.contextmanager
@@ -90,7 +91,7 @@ def called_by_record(model: Any) -> dict[int, bool]:
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or None in shape[1:]:
         raise InputError(f"model must have one input of a fixed shape, got {shape}.")
-    layers = model._flatten_layers()
+    layers = layers_inside(model)
     found = dict.fromkeys(map(id, layers), True)
     for records in (2, 3):
         images = tf.TensorSpec((records, *shape[1:]), model.compute_dtype)

@@ -19,6 +19,7 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
 from keras_dpvit.gradients.fallback import VectorizedRule, draws_random_numbers
 from keras_dpvit.gradients.layer_calls import called_by_record
 from keras_dpvit.gradients.rules import GradientRule, rule_for
+from keras_dpvit.layers.inside import children_of, layers_inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def clipping_groups(model: Any, rules: list[LayerRule], groups: str) -> list[int
     keys = {}
     for top in _top_layers(model):
         stage = re.match(r"stage_\d+(?=_)", top.name) if groups == "stage" else None
-        for layer in top._flatten_layers():
+        for layer in layers_inside(top):
             keys[id(layer)] = stage[0] if stage else id(top)
     order: dict[Any, int] = {}
     return [
@@ -94,7 +95,7 @@ def clipping_groups(model: Any, rules: list[LayerRule], groups: str) -> list[int
 def _top_layers(model: Any) -> list[Any]:
     """Layers of the model and of models in it, whose names people know."""
     layers: list[Any] = []
-    for layer in model._layers:
+    for layer in children_of(model):
         layers += _top_layers(layer) if isinstance(layer, keras.Model) else [layer]
     return layers
 
@@ -111,7 +112,7 @@ def _collect(layer: Any, by_record: dict[int, bool], rules: list[LayerRule]) -> 
     if by_record[id(layer)] and (rule := rule_for(layer)) is not None:
         rules.append(LayerRule(layer, rule))
         return []
-    children = list(layer._layers)
+    children = children_of(layer)
     inside = {id(v) for child in children for v in child.trainable_variables}
     waiting = [v for v in layer.trainable_variables if id(v) not in inside]
     for child in children:

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_dpvit.layers.inside import layers_inside
+
 
 def seed_generators(layer: Any) -> list[Any]:
     """All seed generators of a layer or model and of what is inside it, each once.
@@ -15,7 +17,7 @@ def seed_generators(layer: Any) -> list[Any]:
         layer: a Keras layer or model.
     """
     found: dict[int, Any] = {}
-    for part in layer._flatten_layers():
+    for part in layers_inside(layer):
         for value in list(vars(part).values()):
             _collect(value, found)
     return list(found.values())

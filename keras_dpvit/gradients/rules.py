@@ -67,17 +67,17 @@ class GradientRule(abc.ABC):
         return [variable for variable in found if variable is not None]
 
     # The one variable that the rule is for, None for all of the layer's.
-    _only: Any = None
+    only_variable: Any = None
 
     def only(self, variable: Any) -> "GradientRule":
         """The same rule for one of the layer's variables alone."""
         rule = copy.copy(self)
-        rule._only = variable
+        rule.only_variable = variable
         return rule
 
     def takes(self, variable: Any) -> bool:
         """Whether a variable takes part in norms and sums."""
-        return variable.trainable and (self._only is None or variable is self._only)
+        return variable.trainable and (self.only_variable is None or variable is self.only_variable)
 
     def trains(self, layer: Any, name: str) -> bool:
         """Whether the layer has this variable and it takes part."""

@@ -110,14 +110,15 @@ class SelfAttention(keras.layers.Layer):
     def _add_noise(self, attention: Any, training: bool | None) -> Any:
         if self.seed_generator is None or not (training or self.noise_at_inference):
             return attention
-        attention = attention + ops.cast(self._noise(ops.shape(attention)), attention.dtype)
+        attention = attention + ops.cast(self.draw_noise(ops.shape(attention)), attention.dtype)
         if not self.renormalize:
             return attention
         attention = ops.relu(attention)
         # A row cut to nothing stays zero: the token then passes on through the residual alone.
         return attention / ops.maximum(ops.sum(attention, axis=-1, keepdims=True), 1e-6)
 
-    def _noise(self, shape: Any) -> Any:
+    def draw_noise(self, shape: Any) -> Any:
+        """Noise of attention weights of this shape; an export puts another source in its place."""
         return keras.random.normal(
             shape, stddev=self.attention_noise_stddev, seed=self.seed_generator
         )

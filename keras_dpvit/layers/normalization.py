@@ -89,15 +89,16 @@ class DPLayerNormalization(keras.layers.Layer):
         noisy = self.seed_generator is not None and (training or self.noise_at_inference)
         if noisy:
             shape = ops.shape(mean)
-            mean = mean + self._noise(shape)
-            stddev = ops.abs(stddev + self._noise(shape))
+            mean = mean + self.draw_noise(shape)
+            stddev = ops.abs(stddev + self.draw_noise(shape))
         # One division a token, not one a channel: quicker, in int8 above all.
         normalized = (x - mean) * (1.0 / (stddev + self.epsilon))
         if noisy:  # which can take the deviation away, and float16 ends at 65504
             normalized = ops.clip(normalized, -6e4, 6e4)
         return self.gain_and_bias(ops.cast(normalized, self.compute_dtype))
 
-    def _noise(self, shape: Any) -> Any:
+    def draw_noise(self, shape: Any) -> Any:
+        """Noise of statistics of this shape; an export puts another source in its place."""
         return keras.random.normal(shape, stddev=self.noise_stddev, seed=self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -1,7 +1,7 @@
 """How a model hands its training over to a private optimizer.
 
-A model's room knows no training code. What it knows is this protocol: an optimizer that has a
-`private_trainer(model)` method gives an object that does `fit` and `train_step`.
+A model's room knows no training code. What it knows are these protocols: an optimizer that has a
+`private_trainer(model)` method gives a `Trainer`, which does `fit` and `train_step`.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -31,6 +31,35 @@ _WITHOUT_PRIVACY = LedgerEntry(
     not_covered=("Training by fit under an optimizer that is not private.",),
     release_id="without privacy",
 )
+
+
+class Progress(Protocol):
+    """What a trainer has done so far."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that no earlier ledger holds."""
+
+    def enter(self) -> None:
+        """Notes that an earlier ledger holds the steps so far."""
+
+
+class Trainer(Protocol):
+    """What trains a model in Keras' place; `training.trainer.PrivateTrainer` is one."""
+
+    @property
+    def state(self) -> Progress:
+        """The training's progress."""
+
+    def fit(self, keras_fit: Any, x: Any, y: Any, **arguments: Any) -> Any:
+        """Runs `keras_fit` over samples of `x` and `y`."""
+
+    def train_step(self, *data: Any) -> dict[str, Any]:
+        """One step over one batch."""
+
+    def ledger_entries(self) -> tuple[LedgerEntry, ...]:
+        """What the steps so far have cost."""
+
 
 # Keras puts its functional class among the bases of whatever derives from keras.Model, for all
 # that share the base: so this is a mixin with a base of its own.
@@ -63,8 +92,8 @@ class PrivatelyTrainable(_Base):
 
     trainable_part: str = "all"
     encryption_kid: str | None = None
-    _private_trainer: Any = None
-    _past_ledger: Ledger = PrivacyLedger()
+    private_trainer: Trainer | None = None
+    past_ledger: Ledger = PrivacyLedger()
     _notes: tuple[str, ...] = ()
     _disclosed: tuple[str, ...] = ()
     _compiled_part: str = "all"
@@ -74,8 +103,8 @@ class PrivatelyTrainable(_Base):
     def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
         self._observe()
-        self._past_ledger = self.own_ledger()
-        self._private_trainer = None
+        self.past_ledger = self.own_ledger()
+        self.private_trainer = None
         make_trainer = getattr(optimizer, "private_trainer", None)
         if make_trainer is None:
             super().compile(optimizer, *args, **kwargs)
@@ -84,7 +113,7 @@ class PrivatelyTrainable(_Base):
         # The step jits its inner part alone (static shapes), and unscales nothing.
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
         super().compile(optimizer, *args, **kwargs)
-        self._private_trainer = make_trainer(self, jit_compile)
+        self.private_trainer = make_trainer(self, jit_compile)
         self.renew_release_id()
         self._compiled_part = self.trainable_part
 
@@ -121,7 +150,7 @@ class PrivatelyTrainable(_Base):
         optimizer `public_data=True` says that these records need no protection.
         """
         public_data = kwargs.pop("public_data", False)
-        if self._private_trainer is None:
+        if self.private_trainer is None:
             self._begin_training()
             if not public_data:
                 self._note_training_without_privacy()
@@ -136,7 +165,7 @@ class PrivatelyTrainable(_Base):
             )
         try:
             self._begin_training()
-            return self._private_trainer.fit(super().fit, x, y, **kwargs)
+            return self.private_trainer.fit(super().fit, x, y, **kwargs)
         except Exception as error:
             told = _input_error_in(error)
             if told is None:
@@ -147,13 +176,13 @@ class PrivatelyTrainable(_Base):
 
     def train_step(self, *args: Any) -> Any:
         # Under JAX, Keras passes its state before the data.
-        if self._private_trainer is None:
+        if self.private_trainer is None:
             return super().train_step(*args)
-        return self._private_trainer.train_step(*args)
+        return self.private_trainer.train_step(*args)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """As `keras.Model.train_on_batch`; refused under a private optimizer."""
-        if self._private_trainer is not None:
+        if self.private_trainer is not None:
             raise InputError(
                 "train_on_batch cannot be private: the batch must be drawn by the plan's sampler; "
                 "call fit(x, y)."
@@ -194,9 +223,9 @@ class PrivatelyTrainable(_Base):
             self._observe()
             return
         content = json.loads(text)
-        self._past_ledger = provenance.composed([self.own_ledger(), ledger_from_dict(content)])
-        if self._private_trainer is not None:
-            self._private_trainer.forget_steps()
+        self.past_ledger = provenance.composed([self.own_ledger(), ledger_from_dict(content)])
+        if self.private_trainer is not None:
+            self.private_trainer.state.enter()
             self.renew_release_id()
         self._notes = tuple(dict.fromkeys([*self._notes, *content.get(_NOTES_KEY, ())]))
         provenance.settle(self, self)
@@ -220,9 +249,9 @@ class PrivatelyTrainable(_Base):
         super().save(filepath, *args, **kwargs)
 
     def _note_training_without_privacy(self) -> None:
-        if _WITHOUT_PRIVACY not in self._past_ledger.all_entries():
+        if _WITHOUT_PRIVACY not in self.past_ledger.all_entries():
             unprotected = PrivacyLedger((_WITHOUT_PRIVACY,))
-            self._past_ledger = compose([self._past_ledger, unprotected], "shared")
+            self.past_ledger = compose([self.past_ledger, unprotected], "shared")
 
     @property
     def privacy_ledger(self) -> Ledger:
@@ -231,7 +260,7 @@ class PrivatelyTrainable(_Base):
 
     def ledger_before_run(self) -> Ledger:
         """The ledger without the steps of the training that the model is compiled for."""
-        return provenance.composed([self._past_ledger, *self._ledgers_of_others()])
+        return provenance.composed([self.past_ledger, *self._ledgers_of_others()])
 
     def _ledgers_of_others(self) -> list[Ledger]:
         self._observe()
@@ -239,17 +268,17 @@ class PrivatelyTrainable(_Base):
 
     def own_ledger(self) -> Ledger:
         """What this model's own trainings and files have cost; other holders' are not in it."""
-        if self._private_trainer is None or not self._private_trainer.steps_done:
-            return self._past_ledger
+        if self.private_trainer is None or not self.private_trainer.state.steps_done:
+            return self.past_ledger
         entries = tuple(
             dataclasses.replace(
                 entry,
                 not_covered=(*self._notes, *self._disclosed, *entry.not_covered),
                 release_id=f"{self._release_id}-{index}",
             )
-            for index, entry in enumerate(self._private_trainer.ledger_entries())
+            for index, entry in enumerate(self.private_trainer.ledger_entries())
         )
-        return compose([self._past_ledger, PrivacyLedger(entries)], "shared")
+        return compose([self.past_ledger, PrivacyLedger(entries)], "shared")
 
     @property
     def privacy_notes(self) -> tuple[str, ...]:
@@ -267,11 +296,11 @@ class PrivatelyTrainable(_Base):
             InputError: if the model is compiled for private training already: its noise, where
                 seeded, is keyed by the ledger that it had then.
         """
-        if self._private_trainer is not None:
+        if self.private_trainer is not None:
             raise InputError(
                 "model must get its initial weights before it is compiled with a private optimizer."
             )
-        self._past_ledger = provenance.composed([self._past_ledger, ledger])
+        self.past_ledger = provenance.composed([self.past_ledger, ledger])
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
         provenance.settle(self, self)
 
@@ -297,9 +326,9 @@ class PrivatelyTrainable(_Base):
             mean: float, the mean number of runs, see `privacy.private_selection.TrialCount`.
             shape: float, of the number's distribution.
         """
-        self._past_ledger = self.privacy_ledger.compose_selection(mean, shape)
-        if self._private_trainer is not None:
-            self._private_trainer.forget_steps()
+        self.past_ledger = self.privacy_ledger.compose_selection(mean, shape)
+        if self.private_trainer is not None:
+            self.private_trainer.state.enter()
             self.renew_release_id()
         provenance.settle(self, self)
 
@@ -332,10 +361,10 @@ class PrivatelyTrainable(_Base):
     def load_assets(self, dir_path: str) -> None:
         text = pathlib.Path(dir_path, provenance.LEDGER_FILE).read_text()
         content = json.loads(text)
-        self._past_ledger = ledger_from_dict(content)
+        self.past_ledger = ledger_from_dict(content)
         self._notes = tuple(content.get(_NOTES_KEY, ()))
         self.encryption_kid = content.get(_KID_KEY)
         self._from_file = True  # the weights are put in after this
-        if self._private_trainer is not None:
-            self._private_trainer.forget_steps()
+        if self.private_trainer is not None:
+            self.private_trainer.state.enter()
             self.renew_release_id()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose
 from keras_dpvit.privacy.ledger_entries import uncounted
 
@@ -224,11 +225,11 @@ def _union(*several: tuple[Origin, ...]) -> tuple[Origin, ...]:
 def _is_fresh(model: Any) -> bool:
     """True if what starts from a constant is still that constant, and something does."""
     constants = 0
-    for layer in model._flatten_layers():
+    for layer in layers_inside(model):
         iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
         if iterations is not None and int(iterations) > 0:
             return False
-        for variable in layer._trainable_variables:
+        for variable in layer._trainable_variables:  # noqa: SLF001
             initializer = getattr(layer, f"{variable.name}_initializer", None)
             if isinstance(initializer, _CONSTANTS):
                 constants += 1

@@ -7,6 +7,7 @@ import keras
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.inside import children_of
 
 TRAINABLE = ("all", "head", "bias")
 _BIAS_NAMES = ("bias", "beta")
@@ -76,7 +77,7 @@ def head_variables(network: Any, among: Iterable[Any]) -> list[Any]:
     wanted = {id(v): v for v in among}
     last: list[Any] = []
     for layer in _depth_first(network):
-        below = {id(v) for child in layer._layers for v in child.variables}
+        below = {id(v) for child in children_of(layer) for v in child.variables}
         own = [v for v in layer.variables if id(v) not in below and id(v) in wanted]
         last = own or last
     return last
@@ -93,5 +94,5 @@ def _chosen(network: Any, candidates: list[Any], trainable: str) -> list[Any]:
 
 def _depth_first(layer: Any) -> Iterable[Any]:
     yield layer
-    for child in layer._layers:
+    for child in children_of(layer):
         yield from _depth_first(child)

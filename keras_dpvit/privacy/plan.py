@@ -135,7 +135,7 @@ class PrivacyPlan:
             raise InputError(f"epochs must give at least one step, got {self.epochs:g}.")
         # Computed here so that an infeasible split is refused when the plan is made.
         for factor, _ in self.noise_schedule.segments(self.steps):
-            mechanism = self._mechanism(factor)
+            mechanism = self.mechanism_at(factor)
             _validate.noise(noise_multiplier=mechanism.event_noise_multiplier)
             mechanism.split_noise()
 
@@ -259,9 +259,12 @@ class PrivacyPlan:
 
     def mechanism(self, step: int = 0) -> StepMechanism:
         """What a step releases: its sensitivity, noise and event."""
-        return self._mechanism(self.noise_schedule.factor(step, self.steps))
+        return self.mechanism_at(self.noise_schedule.factor(step, self.steps))
 
-    def _mechanism(self, factor: float, metrics_noise_ratio: float | None = None) -> StepMechanism:
+    def mechanism_at(
+        self, factor: float, metrics_noise_ratio: float | None = None
+    ) -> StepMechanism:
+        """The mechanism of a step whose noise is the plan's times a factor of the schedule."""
         return StepMechanism(
             noise_multiplier=self.noise_multiplier * factor,
             rule=self.sensitivity,
@@ -276,7 +279,7 @@ class PrivacyPlan:
     ) -> list[tuple[StepMechanism, int]]:
         """The run as pairs (mechanism, number of steps in a row)."""
         levels = self.noise_schedule.segments(self.steps)
-        return [(self._mechanism(factor, metrics_noise_ratio), steps) for factor, steps in levels]
+        return [(self.mechanism_at(factor, metrics_noise_ratio), steps) for factor, steps in levels]
 
     def sampler(self, key: bytes) -> samplers.Sampler | None:
         """The sampler that the plan's event counts; None where somebody else makes the batches."""
@@ -315,7 +318,7 @@ class PrivacyPlan:
         return tuple(
             ledger.LedgerEntry(
                 steps=count,
-                noise_multiplier=self._mechanism(factor).event_noise_multiplier,
+                noise_multiplier=self.mechanism_at(factor).event_noise_multiplier,
                 sampling_probability=self.sampling_probability,
                 sampling="poisson" if self.sampling == "poisson" else "fixed_size",
                 passes=passes or 0,
@@ -336,7 +339,7 @@ class PrivacyPlan:
         self, factor: float = 1.0, metrics_noise_ratio: float | None = None
     ) -> dict[str, Any]:
         """The mechanism in JSON-able words and numbers, for ledgers, cards and statements."""
-        mechanism = self._mechanism(factor, metrics_noise_ratio)
+        mechanism = self.mechanism_at(factor, metrics_noise_ratio)
         gradient, count = mechanism.split_noise()
         metrics = {"metrics_noise_multiplier": mechanism.metrics_noise_multiplier}
         return {
@@ -378,7 +381,7 @@ def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int
 
     entries = (
         dataclasses.replace(
-            entry, noise_multiplier=factor * noise_multiplier / plan._mechanism(1.0).units_moved
+            entry, noise_multiplier=factor * noise_multiplier / plan.mechanism_at(1.0).units_moved
         )
         for entry, (factor, _) in zip(
             plan.entries(plan.steps), plan.noise_schedule.segments(plan.steps), strict=True

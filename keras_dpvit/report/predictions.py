@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.report.run_files import Run, check_classes
-from keras_dpvit.training.inputs import check_images
+from keras_dpvit.training.sources import check_images
 
 _BATCH = 256
 

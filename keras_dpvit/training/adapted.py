@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dpvit.layers.inside import layers_inside
+
 
 def adapted_statistics(model: Any) -> tuple[str, ...]:
     """A line for each layer that holds statistics that its `adapt` computed.
@@ -16,7 +18,7 @@ def adapted_statistics(model: Any) -> tuple[str, ...]:
     return tuple(
         f"Layer {layer.name} holds statistics that adapt() computed: if from these records, they "
         "are in the model without noise; give mean and variance as constants instead."
-        for layer in model._flatten_layers()
+        for layer in layers_inside(model)
         for kind, is_adapted in _KINDS.items()
         if isinstance(layer, kind) and is_adapted(layer)
     )
@@ -41,7 +43,7 @@ def _lookup(layer: Any) -> bool:
 
 
 def _text(layer: Any) -> bool:
-    return _lookup(layer._lookup_layer)
+    return _lookup(layer._lookup_layer)  # noqa: SLF001
 
 
 _KINDS: dict[Any, Callable[[Any], bool]] = {

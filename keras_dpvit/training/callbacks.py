@@ -33,34 +33,34 @@ class PrivacyBudget(keras.callbacks.Callback):
         self.steps = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        trainer = getattr(self.model, "_private_trainer", None)
+        trainer = getattr(self.model, "private_trainer", None)
         if trainer is None:
             raise InputError("PrivacyBudget needs a model compiled with a private optimizer.")
         if trainer.plan.sampling == "external":
             raise InputError("PrivacyBudget needs a plan that samples by itself.")
         self._trainer = trainer
-        self.steps = trainer.steps_taken + self._affordable(trainer)
-        if self.steps == trainer.steps_taken:
+        self.steps = trainer.state.steps_taken + self._affordable(trainer)
+        if self.steps == trainer.state.steps_taken:
             raise InputError(
                 f"epsilon={self.epsilon:g} is spent: the model's ledger leaves no room for a step."
             )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._trainer.steps_taken >= self.steps:
+        if self._trainer.state.steps_taken >= self.steps:
             self.model.stop_training = True
 
     def _affordable(self, trainer: Any) -> int:
         """The most further steps that stay within the budget, by bisection."""
         plan, past = trainer.plan, self.model.ledger_before_run()
         delta = plan.delta if self.delta is None else self.delta
-        entered = trainer.steps_taken - trainer.steps_done
+        entered = trainer.state.steps_taken - trainer.state.steps_done
 
         def epsilon(steps: int) -> float:
             # The run as one: a shuffled pass that it is in the middle of is paid for already.
-            run = PrivacyLedger(plan.entries(trainer.steps_done + steps, entered))
+            run = PrivacyLedger(plan.entries(trainer.state.steps_done + steps, entered))
             return compose([past, run], "shared").epsilon(delta, self.accountant)
 
-        low, high = 0, plan.steps - trainer.steps_taken
+        low, high = 0, plan.steps - trainer.state.steps_taken
         while low < high:
             middle = (low + high + 1) // 2
             if epsilon(middle) <= self.epsilon:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training import inputs
+from keras_dpvit.training import sources
 
 
 class ExternalBatches:
@@ -39,11 +39,11 @@ class ExternalBatches:
         if first is None:
             raise InputError("x must hold at least one batch, got none.")
         images, labels = first
-        inputs.check_images(images.numpy(), tuple(model.input_shape[1:]))
+        sources.check_images(images.numpy(), tuple(model.input_shape[1:]))
         self._plan = plan
-        self._classes = inputs.num_classes_of(model, labels.numpy()[:1])
+        self._classes = sources.num_classes_of(model, labels.numpy()[:1])
         if self._classes is not None:
-            inputs.check_labels(labels.numpy(), self._classes, 0.5)
+            sources.check_labels(labels.numpy(), self._classes, 0.5)
             labels = self._in_range(labels)[0]
         self.some_records = images.numpy()[:8], labels.numpy()[:8]
         self._rows = 0
@@ -108,7 +108,7 @@ def _check(x: Any, y: Any) -> None:
 def _ancestors(data: Any) -> Iterator[Any]:
     """The data set and all that it is made from."""
     yield data
-    for part in data._inputs():
+    for part in data._inputs():  # noqa: SLF001
         yield from _ancestors(part)
 
 

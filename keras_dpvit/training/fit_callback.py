@@ -1,8 +1,6 @@
 """Keeps a private `fit` within its plan, its ledger and its checkpoints."""
 
 import dataclasses
-import hashlib
-import hmac
 import json
 from typing import Any
 
@@ -33,7 +31,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
         self._trainer = trainer
         self._checkpoint: Checkpoint | None = None
         self._epochs = epochs
-        self._first_step = trainer.steps_taken
+        self._first_step = trainer.state.steps_taken
         self._last_step = self._first_step + epochs * trainer.plan.steps_per_epoch
         self.initial_epoch = 0
         self.resumed = False
@@ -41,7 +39,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
 
     def note(self, kind: str, line: str) -> None:
         """Enters a line for the ledger, in the checkpoint's journal at once."""
-        if self._trainer.note(kind, line) and self._checkpoint is not None:
+        if self._trainer.state.note(kind, line) and self._checkpoint is not None:
             self._checkpoint.note(kind, line)
 
     def use_checkpoints(self, checkpoint: Checkpoint, every: int | None) -> None:
@@ -69,7 +67,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
             self._save()
             return
         self._check(meta)
-        drawn = trainer.steps_taken
+        drawn = trainer.state.steps_taken
         checkpoint.load(self._variables())
         self._restore(meta, drawn)
 
@@ -79,7 +77,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
             self._checkpoint.close()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._trainer._passes += 1
+        self._trainer.state.passes += 1
         self._trainer.begin_metrics()
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -91,19 +89,19 @@ class PrivateFitCallback(keras.callbacks.Callback):
             )
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if not self._trainer._external and self._trainer.plan_is_spent:
+        if not self._trainer.is_external and self._trainer.plan_is_spent:
             raise InputError(
                 f"stop_training must stay True: the plan's {self._trainer.plan.steps} steps are "
                 "spent."
             )
         if self._checkpoint is not None:
-            self._checkpoint.begin_step(self._trainer.steps_taken + 1)
+            self._checkpoint.begin_step(self._trainer.state.steps_taken + 1)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         trainer = self._trainer
-        if trainer._external:
+        if trainer.is_external:
             return
-        done = trainer.steps_taken
+        done = trainer.state.steps_taken
         if trainer.plan_is_spent or done >= self._last_step:
             self.model.stop_training = True
         if self._checkpoint is not None and (done - self._first_step) % self._every == 0:
@@ -113,7 +111,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
         trainer = self._trainer
         if trainer.external is not None and not self.model.stop_training:
             trainer.external.check_whole_pass()
-        if trainer._external and trainer.plan_is_spent:
+        if trainer.is_external and trainer.plan_is_spent:
             self.model.stop_training = True
         if self.steering is not None:
             self.steering.note_known()
@@ -128,10 +126,9 @@ class PrivateFitCallback(keras.callbacks.Callback):
     def _variables(self) -> list[Any]:
         trainer = self._trainer
         return [
-            *trainer._model.variables,
-            *trainer._optimizer.variables,
-            trainer._steps,
-            trainer._state,
+            *trainer.model.variables,
+            *trainer.optimizer.variables,
+            *trainer.state.variables(),
         ]
 
     def _save(self) -> None:
@@ -139,36 +136,24 @@ class PrivateFitCallback(keras.callbacks.Callback):
         trainer = self._trainer
         meta = {
             "plan": trainer.plan.get_config(),
-            "key": self._key_tag(),
-            "keyed_for": trainer.keyed_for,
+            "key": trainer.keys.tag(),
+            "keyed_for": trainer.keys.made_for,
             "first_step": self._first_step,
             "last_step": self._last_step,
-            "passes": trainer._passes,
-            "entered": list(trainer._entered),
-            "disclosures": list(trainer._disclosures),
-            "invalidated_by": list(trainer._invalidated_by),
-            "private_metrics": _config(trainer._metrics),
-            "past_ledger": trainer._model._past_ledger.to_dict(),
+            **trainer.state.meta(),
+            "private_metrics": _config(trainer.metrics),
+            "past_ledger": trainer.model.past_ledger.to_dict(),
         }
         self._checkpoint.save(self._variables(), meta)
-
-    def _key_tag(self) -> str | None:
-        """Tells a seeded run from one under another seed, and gives no key away.
-
-        Without a seed the key is lost with the process, and no tag could agree.
-        """
-        if self._trainer.plan.seed is None:
-            return None
-        return hmac.new(self._trainer._sampling_key, b"checkpoint", hashlib.sha256).hexdigest()
 
     def _check(self, meta: dict[str, Any]) -> None:
         if meta["plan"] != _json_like(self._trainer.plan.get_config()):
             raise InputError("checkpoint_dir holds a training under another plan.")
         if self._trainer.plan.seed is not None:
-            self._trainer.set_keys(meta["keyed_for"])
-        if meta["key"] != self._key_tag():
+            self._trainer.keys.renew(meta["keyed_for"])
+        if meta["key"] != self._trainer.keys.tag():
             raise InputError("checkpoint_dir holds a training under another seed.")
-        if meta.get("private_metrics") != _config(self._trainer._metrics):
+        if meta.get("private_metrics") != _config(self._trainer.metrics):
             raise InputError(
                 "checkpoint_dir holds a training with other private_metrics: give fit the same."
             )
@@ -179,25 +164,23 @@ class PrivateFitCallback(keras.callbacks.Callback):
         assert checkpoint is not None
         self.resumed = True
         self._first_step, self._last_step = meta["first_step"], meta["last_step"]
-        trainer._passes, trainer._entered = meta["passes"], tuple(meta["entered"])
-        trainer._disclosures.update(dict.fromkeys(meta["disclosures"]))
-        trainer._invalidated_by.update(dict.fromkeys(meta.get("invalidated_by", ())))
+        trainer.state.restore(meta)
         for kind, line in checkpoint.notes():
-            trainer.note(kind, line)
-        trainer._model._past_ledger = ledger_from_dict(meta["past_ledger"])
+            trainer.state.note(kind, line)
+        trainer.model.past_ledger = ledger_from_dict(meta["past_ledger"])
         # Two copies of a checkpoint may go on: what follows is not the release of either.
-        trainer._model.renew_release_id()
+        trainer.model.renew_release_id()
         if trainer.plan.seed is None:
             # The lost steps have been taken, with noise that is lost too: they count as spent,
             # and their numbers are not used again.
-            taken, each = max(trainer.steps_taken, checkpoint.steps_begun(), drawn), 1
+            taken, each = max(trainer.state.steps_taken, checkpoint.steps_begun(), drawn), 1
             if trainer.plan.sampling == "shuffled":
                 # Shuffled anew, a record may come twice in what is left of a pass: leave it out.
                 each = trainer.plan.steps_per_epoch
-            trainer._steps.assign(-(-taken // each) * each)
-        done = trainer.steps_taken - self._first_step
+            trainer.state.steps.assign(-(-taken // each) * each)
+        done = trainer.state.steps_taken - self._first_step
         self.initial_epoch = done // trainer.plan.steps_per_epoch
-        if trainer.plan_is_spent or trainer.steps_taken >= self._last_step:
+        if trainer.plan_is_spent or trainer.state.steps_taken >= self._last_step:
             self.initial_epoch = self._epochs  # not one step more
 
 

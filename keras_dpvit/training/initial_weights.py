@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger
 
 _SUFFIXES = (".keras", ".weights.h5")
@@ -164,7 +165,7 @@ def _head_layers(network: Any) -> list[Any]:
     from keras_dpvit.models.trainable import head_variables
 
     head = {id(v) for v in head_variables(network, network.weights)}
-    layers = network._flatten_layers(include_self=False)
+    layers = layers_inside(network, include_self=False)
     return [x for x in layers if x.weights and all(id(v) in head for v in x.weights)]
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from keras_dpvit.layers.inside import layers_inside
+
 _OURS = ("keras.", "keras_dpvit.")
 _COUNTED = re.compile(r'"name": "([a-z0-9_]+_\d+)"')
 _QUOTED = re.compile(r'"([a-z0-9_]+_\d+)"')
@@ -43,7 +45,7 @@ def recipe_of(model: Any, *others: Any) -> str | None:
         None where somebody else's code is in the model or a loss, which may have any state, or a
         setting has no text.
     """
-    layers = [model, *model._flatten_layers(include_self=False)]
+    layers = [model, *layers_inside(model, include_self=False)]
     if not all(map(_is_known, (*layers, *others))):
         return None
     flags = [(layer.trainable, layer.dtype_policy.name) for layer in layers]

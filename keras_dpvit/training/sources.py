@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from keras_dpvit.errors import InputError
-from keras_dpvit.training import inputs
 
 _NAMES = ("images", "labels")  # of a record's two parts
+_FEW = 0.05  # of the labels may lie outside of the classes
 
 
 class Source(abc.ABC):
@@ -42,8 +42,8 @@ class Source(abc.ABC):
         images, labels = self._read(np.asarray(rows, int))
         if self.num_classes is None:
             return images, labels, np.ones(len(rows), bool)
-        inputs.check_labels(labels, self.num_classes, 0.5)
-        present = ~inputs.outside(labels, self.num_classes)
+        check_labels(labels, self.num_classes, 0.5)
+        present = ~outside(labels, self.num_classes)
         kept = present.reshape(-1, *[1] * (labels.ndim - 1))
         return images, np.where(kept, labels, labels.dtype.type(0)).astype("int64"), present
 
@@ -184,6 +184,88 @@ class PyDatasetSource(Source):
         return stored
 
 
+def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as arrays that fit the model and each other.
+
+    Args:
+        model: a built Keras model with one input and one output.
+        x: array `(records, *model.input_shape[1:])`.
+        y: array `(records, ...)`.
+
+    Raises:
+        InputError: on anything but arrays, shapes or types that do not fit, or more than a few
+            labels outside the model's classes. What single records hold ends nothing, for an end
+            would tell of them: they count as zero.
+    """
+    if not hasattr(x, "shape") or not hasattr(y, "shape"):
+        raise InputError(
+            f"fit needs arrays x and y, got {type(x).__name__} and {type(y).__name__}: the plan "
+            "samples records itself and must be able to index them."
+        )
+    x, y = np.asarray(x), np.asarray(y)
+    check_images(x, tuple(model.input_shape[1:]))
+    if len(x) != len(y):
+        raise InputError("labels must be as many as images, got another number.")
+    classes = num_classes_of(model, y)
+    if classes is not None:
+        check_labels(y, classes, _FEW)
+    return x, y
+
+
+def num_classes_of(model: Any, labels: Any) -> int | None:
+    """The number of classes that labels number, one each record; None where they are no numbers.
+
+    Whole numbers beside several outputs number classes, and so does whatever a sparse loss is
+    given; targets of a single output do not.
+
+    Args:
+        model: a compiled Keras model with one input and one output.
+        labels: anything with `shape` and `dtype`, the records along the first axis.
+    """
+    kind = np.dtype(getattr(labels.dtype, "as_numpy_dtype", labels.dtype))
+    classes = int(model.output_shape[-1])
+    if classes == 1 or any(side != 1 for side in labels.shape[1:]):
+        return None
+    loss = getattr(model, "loss", None)
+    name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
+    return classes if np.issubdtype(kind, np.integer) or "sparse" in name else None
+
+
+def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
+    """Raises `InputError` unless images are `(n, *image_shape)` and numbers."""
+    expected = "x".join(str(side) for side in image_shape)
+    if images.shape[1:] != tuple(image_shape):
+        found = "x".join(str(side) for side in images.shape[1:])
+        raise InputError(f"images must be {expected} (the model's input), got {found}.")
+    if images.dtype.kind in "OSUcMm":
+        raise InputError(f"images must be of real numbers, got {images.dtype}.")
+
+
+def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Which records have a label that is none of the classes, bool `(records,)`."""
+    bad = ~((labels >= 0) & (labels < num_classes))  # a NaN is not in range, either
+    return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
+
+
+def check_labels(labels: np.ndarray, num_classes: int, share: float) -> None:
+    """Refuses labels of another kind, and says nothing of those of a few records.
+
+    Args:
+        labels: int array, the records along the first axis.
+        num_classes: int.
+        share: float, of the records; more than it, and more than five, may not lie outside.
+
+    Raises:
+        InputError: if they do. It names neither a record nor a label nor a count.
+    """
+    bad = np.count_nonzero(outside(labels, num_classes))
+    if bad > 5 and bad > share * len(labels):
+        raise InputError(
+            f"labels must lie in 0..{num_classes - 1}: more than {100 * share:g} % of the labels "
+            f"lie outside 0..{num_classes - 1}."
+        )
+
+
 def source_for(model: Any, x: Any, y: Any) -> Source:
     """The source of what `fit` was given.
 
@@ -196,9 +278,9 @@ def source_for(model: Any, x: Any, y: Any) -> Source:
         InputError: if it cannot be sampled from, or does not fit the model.
     """
     if hasattr(x, "shape"):
-        x, y = inputs.check_arrays(model, x, y)
+        x, y = check_arrays(model, x, y)
         arrays = ArraySource(x, y)
-        arrays.num_classes = inputs.num_classes_of(model, y)
+        arrays.num_classes = num_classes_of(model, y)
         return arrays
     if y is not None:
         raise InputError(f"y must be left out where x ({type(x).__name__}) holds the labels too.")
@@ -213,6 +295,6 @@ def source_for(model: Any, x: Any, y: Any) -> Source:
             "sampling='external', whose epsilon is not amplified."
         )
     images, labels = source.example()
-    inputs.check_images(images, tuple(model.input_shape[1:]))
-    source.num_classes = inputs.num_classes_of(model, labels)
+    check_images(images, tuple(model.input_shape[1:]))
+    source.num_classes = num_classes_of(model, labels)
     return source

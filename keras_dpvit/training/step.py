@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit.gradients.layer_rules import LayerRule
-from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.privacy.sensitivity import release_weights
+from keras_dpvit.training.clipped_gradients import clipped_gradients
 from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums
 
@@ -134,24 +133,21 @@ class PrivateStep:
         if rows == 1:
             taking_part &= present
         counted = present & tf.repeat(taking_part, rows)
-        gradients = PerExampleGradients(
+        clipped = clipped_gradients(
+            self._plan,
+            state,
             self._rules,
+            self._groups,
             forward,
             rows,
             1.0 / self._rows_averaged,
             present=counted,
             jit_compile=self._xla,
         )
-        norms = _group_norms(gradients.layer_norms(), self._groups)
-        clipping, cap = self._plan.clipping, self._plan.sensitivity.cap(state)
-        weights, clipped = release_weights(norms, clipping.factors(norms), cap)
-        weights = tf.where(gradients.usable[:, None], weights, 0.0)
-        # A record that counts as zero has norm 0, whatever made it unusable.
-        clipped = tf.where(gradients.usable, clipped, 0.0)
-        thresholds = tf.cast(clipping.thresholds(norms), tf.float32)
-        thresholds = tf.where(gradients.usable, thresholds, math.nan)
-        below_count = self._plan.sensitivity.below_count(state, clipped, thresholds, taking_part)
-        sums = gradients.weighted_sums(tf.gather(weights, self._groups, axis=1))
+        below_count = self._plan.sensitivity.below_count(
+            state, clipped.norms, clipped.thresholds, taking_part
+        )
+        sums, gradients = clipped.weighted_sums(), clipped.gradients
         # One vector: a hundred variables would be a thousand small operations on the way.
         sums = [tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums]
         if self._metrics is not None:
@@ -211,20 +207,6 @@ class PrivateStep:
         on_count = tf.constant([mechanism.split_noise()[1] for mechanism in mechanisms], tf.float32)
         on_metrics = tf.constant([m.metrics_noise_stddev for m in mechanisms], tf.float32)
         return on_sums[level], on_count[level], on_metrics[level]
-
-
-def _group_norms(layer_norms: Any, groups: list[int]) -> Any:
-    """Norms `(records, groups)` from norms `(records, layers)`."""
-    if groups == list(range(layer_norms.shape[1])):
-        return layer_norms
-    member = np.zeros((len(groups), max(groups) + 1), "float32")
-    member[np.arange(len(groups)), groups] = 1.0
-    # Not a product with 0 and 1: a layer's infinite norm must not touch the other groups.
-    columns = [
-        tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)
-        for column in member.T
-    ]
-    return tf.stack(columns, axis=1)
 
 
 def _chunk_sizes(microbatches: int, limit: int, xla: bool) -> tuple[int, int, int]:

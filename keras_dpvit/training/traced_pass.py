@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_dpvit.gradients.layer_calls import record_calls
 from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.layers.attention import SelfAttention
+from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.normalization import DPLayerNormalization
 
 # Layers that draw for each row by itself, by what their call says.
@@ -68,7 +69,7 @@ class TracedPass:
         return self._variables
 
     def _run(self, images: Any, labels: Any) -> list[Any]:
-        layers = self._model._flatten_layers()
+        layers = layers_inside(self._model)
         with tf.GradientTape() as tape:
             recorded = record_calls([(layer, None) for layer in layers])
             with recorded as calls, self._draws_noticed(layers, calls):
@@ -148,12 +149,12 @@ def _tensors(structure: Any) -> list[Any]:
 
 
 def _is_variable(handle: Any) -> bool:
-    return handle.dtype == tf.resource and bool(handle._handle_data.is_set)
+    return handle.dtype == tf.resource and bool(handle._handle_data.is_set)  # noqa: SLF001
 
 
 def read_variable(handle: Any) -> Any:
     """The value behind a handle."""
-    dtype = tf.as_dtype(handle._handle_data.shape_and_type[0].dtype)
+    dtype = tf.as_dtype(handle._handle_data.shape_and_type[0].dtype)  # noqa: SLF001
     return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
 
 

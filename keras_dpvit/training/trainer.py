@@ -12,11 +12,12 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
+from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training import batch_selection, inputs
+from keras_dpvit.training import batch_selection, fit_arguments
 from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
 from keras_dpvit.training.recipe import once_for_each_recipe
 from keras_dpvit.training.sources import source_for
+from keras_dpvit.training.state import TrainingKeys, TrainingState
 from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import PrivateStep
 
@@ -54,121 +56,66 @@ class PrivateTrainer:
     """
 
     def __init__(self, model: Any, optimizer: Any, plan: PrivacyPlan, jit_compile: Any) -> None:
-        self._model = model
-        self._optimizer = optimizer
+        self.model = model
+        self.optimizer = optimizer
         self.plan = plan
         self._jit_compile = jit_compile is True
         self._physical_batch_size = _default_physical_batch_size(plan)
-        # Variables, not constants: a traced graph must not carry the keys.
-        self._noise_key, self._augmentation_key, self._layer_key = (
-            tf.Variable(tf.zeros(2, tf.int64), trainable=False) for _ in range(3)
-        )
-        self._layer_randomness = LayerRandomness(model, self._layer_key)
+        self.state = TrainingState(plan)
+        self.keys = TrainingKeys(plan.seed)
+        self._layer_randomness = LayerRandomness(model, self.keys.layers)
         self._owner_of_keys = object()
-        self.set_keys(self._present_weights())
-        self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._state = tf.Variable(plan.sensitivity.initial_state(), dtype=tf.float32)
-        self._passes = 0
-        self._entered = (0, 0)  # steps and passes that an earlier ledger holds
+        self.keys.renew(self._present_weights())
         self._augmentation: Augmentation | None = None
         self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
         self._validated: tuple[Any, ...] | None = None  # what was found to be independent
         self._in_fit = False
-        self._disclosures: dict[str, None] = {}
-        self._invalidated_by: dict[str, None] = {}
         self._look_for_statistics()
         self._shown_names: tuple[str, ...] = ()  # of the values that a step shows without noise
-        self._metrics: MetricSums | None = None
+        self.metrics: MetricSums | None = None
         self._metric_sums = tf.Variable(tf.zeros(2), trainable=False)  # noised, of an epoch
         self._metrics_from = 0  # the epoch's first step
         self.external: ExternalBatches | None = None  # of the present fit
 
-    def set_keys(self, weights: str) -> None:
-        """Makes the keys of sampling, noise, augmentation and layers.
-
-        Args:
-            weights: names the weights that the training starts from. It enters keys made from a
-                seed: trained on, or from other weights, a model must not meet noise that an
-                earlier sum has had.
-        """
-        self.keyed_for = weights
-        seed = self.plan.seed
-        self._sampling_key = randomness.new_key(seed, f"sampling {weights}")
-        for variable, purpose in (
-            (self._noise_key, "noise"),
-            (self._augmentation_key, "augmentation"),
-            (self._layer_key, "layers"),
-        ):
-            key = randomness.new_key(seed, f"{purpose} {weights}")
-            variable.assign(np.frombuffer(key[:16], np.int64))
-
     def _present_weights(self) -> str:
         if self.plan.seed is None:
             return ""
-        past = sum(entry.steps for entry in self._model.privacy_ledger.all_entries())
-        return f"after {past} steps from {provenance.digest_of(self._model)}"
-
-    @property
-    def steps_taken(self) -> int:
-        """Steps taken under the plan."""
-        return int(self._steps.numpy())
-
-    @property
-    def steps_done(self) -> int:
-        """Steps taken under the plan that no earlier ledger holds."""
-        return self.steps_taken - self._entered[0]
+        past = sum(entry.steps for entry in self.model.privacy_ledger.all_entries())
+        return f"after {past} steps from {provenance.digest_of(self.model)}"
 
     @property
     def plan_is_spent(self) -> bool:
-        """Whether the plan pays for no further step."""
-        if self._external:
-            return self._passes >= self.plan.epochs
-        return self.steps_taken >= self.plan.steps
-
-    def forget_steps(self) -> None:
-        """The model's past ledger now holds the steps done so far."""
-        self._entered = (self.steps_taken, self._passes)
+        """True if the plan has no steps left."""
+        if self.is_external:
+            return self.state.passes >= self.plan.epochs
+        return self.state.steps_taken >= self.plan.steps
 
     def ledger_entries(self) -> tuple[LedgerEntry, ...]:
         """What the steps so far have cost."""
+        state = self.state
         return self.plan.entries(
-            self.steps_done,
-            self._entered[0],
-            tuple(self._disclosures),
-            self._passes - self._entered[1] if self._external else None,
-            tuple(self._invalidated_by),
-            None if self._metrics is None else self._metrics.noise_ratio,
+            state.steps_done,
+            state.entered[0],
+            tuple(state.disclosures),
+            state.passes_done if self.is_external else None,
+            tuple(state.invalidated_by),
+            None if self.metrics is None else self.metrics.noise_ratio,
         )
 
     def _look_for_statistics(self) -> None:
-        self._invalidated_by.update(dict.fromkeys(adapted_statistics(self._model)))
-
-    def note(self, kind: str, line: str) -> bool:
-        """Enters a line for the ledger.
-
-        Args:
-            kind: "invalidated_by" or "not_covered", fields of a `LedgerEntry`.
-            line: a sentence.
-
-        Returns:
-            True if it is new.
-        """
-        lines = self._invalidated_by if kind == "invalidated_by" else self._disclosures
-        new = line not in lines
-        lines[line] = None
-        return new
+        self.state.invalidated_by.update(dict.fromkeys(adapted_statistics(self.model)))
 
     def begin_metrics(self) -> None:
         """Starts the private metrics of an epoch."""
         self._metric_sums.assign(tf.zeros(2))
-        self._metrics_from = self.steps_taken
+        self._metrics_from = self.state.steps_taken
 
     def private_values(self) -> dict[str, float]:
         """The private metrics since the epoch began, from noised sums and public numbers."""
-        steps = self.steps_taken - self._metrics_from
-        if self._metrics is None or not steps:
+        steps = self.state.steps_taken - self._metrics_from
+        if self.metrics is None or not steps:
             return {}
-        return self._metrics.shown(self._metric_sums.numpy(), self.plan.batch_size * steps)
+        return self.metrics.shown(self._metric_sums.numpy(), self.plan.batch_size * steps)
 
     def fit(
         self,
@@ -187,18 +134,18 @@ class PrivateTrainer:
         **arguments: Any,
     ) -> Any:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
-        inputs.check_fit_arguments(self.plan, arguments)
+        fit_arguments.check_fit_arguments(self.plan, arguments)
         if not exceed_target:
             self._check_target()
-        if self.plan.seed is not None and not self.steps_taken:
-            self.set_keys(self._present_weights())
+        if self.plan.seed is not None and not self.state.steps_taken:
+            self.keys.renew(self._present_weights())
         data, images, labels = self._data(x, y)
         self._look_for_statistics()
-        metrics = metric_sums(private_metrics, self.plan, self._model, labels)
-        self._prepare(physical_batch_size, augmentation, metrics)
+        metrics = metric_sums(private_metrics, self.plan, self.model, labels)
+        self.prepare(physical_batch_size, augmentation, metrics)
         self._build_shown_metrics(labels)
         callback = PrivateFitCallback(self, epochs)
-        if checkpoint_dir is not None and self._external:
+        if checkpoint_dir is not None and self.is_external:
             raise InputError(
                 "checkpoint_dir needs a plan that samples by itself: nobody knows which batches of "
                 "the others' pass are still to come."
@@ -211,7 +158,7 @@ class PrivateTrainer:
                 "its cost will be added."
             )
         if self.plan.seed is not None and self.plan.noise_multiplier and not callback.resumed:
-            randomness.claim(self._sampling_key, self._owner_of_keys)
+            randomness.claim(self.keys.sampling, self._owner_of_keys)
         self._validate(images, labels)
         self._note_disclosures(arguments)
         validates_on_training = same_records(x, arguments.get("validation_data"))
@@ -226,7 +173,7 @@ class PrivateTrainer:
                     data,
                     epochs=epochs,
                     initial_epoch=callback.initial_epoch,
-                    steps_per_epoch=None if self._external else self.plan.steps_per_epoch,
+                    steps_per_epoch=None if self.is_external else self.plan.steps_per_epoch,
                     callbacks=[callback, *watched],
                     shuffle=False,  # a sample has no order
                     **arguments,
@@ -238,7 +185,7 @@ class PrivateTrainer:
 
     def _check_target(self) -> None:
         """Refuses a plan that would take what the weights have cost past its target."""
-        plan, before = self.plan, self._model.ledger_before_run()
+        plan, before = self.plan, self.model.ledger_before_run()
         spent = before.epsilon(plan.delta)
         if plan.target_epsilon is None or not 0 < spent < math.inf:
             return
@@ -252,19 +199,20 @@ class PrivateTrainer:
             )
 
     @property
-    def _external(self) -> bool:
+    def is_external(self) -> bool:
+        """True if somebody else makes the batches."""
         return self.plan.sampling == "external"
 
     def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
         """The data set for Keras, and images and labels of a few records."""
-        if self._external:
-            self.external = ExternalBatches(self._model, self.plan, x, y)
+        if self.is_external:
+            self.external = ExternalBatches(self.model, self.plan, x, y)
             return self.external.data, *self.external.some_records
-        source = source_for(self._model, x, y)
-        inputs.check_size(self.plan, source.num_records)
+        source = source_for(self.model, x, y)
+        fit_arguments.check_size(self.plan, source.num_records)
         data = tf.data.Dataset.from_generator(
             lambda: batch_selection.sampled_batches(
-                self.plan, source, self._sampling_key, lambda: self.steps_taken
+                self.plan, source, self.keys.sampling, lambda: self.state.steps_taken
             ),
             output_signature=batch_selection.signature(source),
         )
@@ -272,7 +220,7 @@ class PrivateTrainer:
 
     def _validate(self, images: np.ndarray, labels: np.ndarray) -> None:
         """Checks that examples are independent, once for what is trained as it is."""
-        layers = self._model._flatten_layers()
+        layers = layers_inside(self.model)
         what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
         if what == self._validated:
             return
@@ -282,18 +230,18 @@ class PrivateTrainer:
 
         def check() -> None:
             self._check_loss(labels)
-            check_examples_independent(self._model, self._losses, labels, images)
+            check_examples_independent(self.model, self._losses, labels, images)
 
         kinds = [f"{array.dtype} {array.shape[1:]}" for array in (images, labels)]
-        once_for_each_recipe(check, self._model, self._model.loss, *kinds)
+        once_for_each_recipe(check, self.model, self.model.loss, *kinds)
         self._validated = what
 
     def _check_loss(self, labels: np.ndarray) -> None:
         """Tries the loss on labels like the first record's, and outputs drawn by chance."""
         rng = np.random.default_rng(0)
-        shape = (_RECORDS_TRIED, *self._model.output_shape[1:])
+        shape = (_RECORDS_TRIED, *self.model.output_shape[1:])
         outputs = rng.dirichlet(np.ones(shape[-1] + 1), shape[:-1])[..., : shape[-1]]
-        classes = int(self._model.output_shape[-1])
+        classes = int(self.model.output_shape[-1])
         like = np.resize(labels, (_RECORDS_TRIED, *labels.shape[1:]))
         if np.issubdtype(like.dtype, np.floating):
             like = rng.uniform(0.1, 0.9, like.shape).astype(like.dtype)
@@ -301,9 +249,9 @@ class PrivateTrainer:
             # Pairs of one class beside pairs of another: a loss may compare either.
             pairs = np.arange(_RECORDS_TRIED) // 2 % max(2, classes)
             like = pairs.reshape(like.shape).astype(like.dtype)
-        check_loss(self._model.loss, like, outputs.astype("float32"))
+        check_loss(self.model.loss, like, outputs.astype("float32"))
 
-    def _prepare(
+    def prepare(
         self,
         physical_batch_size: int | None,
         augmentation: Any = None,
@@ -314,35 +262,35 @@ class PrivateTrainer:
             self._physical_batch_size = physical_batch_size
         if augmentation is not None and self.plan.microbatch_size > 1:
             raise InputError("augmentation cannot be used with microbatch_size above 1.")
-        if self._model.losses:
+        if self.model.losses:
             raise InputError(
                 "add_loss and regularizers cannot be used in private training: their gradients "
                 "are no record's own."
             )
-        if isinstance(self._model.optimizer, keras.optimizers.LossScaleOptimizer):
+        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
         wanted = (
             self._physical_batch_size,
             augmentation,
             metrics,
-            self._model.loss,
-            tuple(id(v) for v in self._model.trainable_variables),
+            self.model.loss,
+            tuple(id(v) for v in self.model.trainable_variables),
         )
         if wanted == self._prepared:
             return
-        if metrics != self._metrics and self.steps_done:
+        if metrics != self.metrics and self.state.steps_done:
             self._enter_steps()  # they released other sums
-        self._augmentation, self._metrics = augmentation, metrics
-        self._losses = per_example_loss(self._model.loss)
+        self._augmentation, self.metrics = augmentation, metrics
+        self._losses = per_example_loss(self.model.loss)
         groups = self.plan.clipping.groups
-        rules = layer_rules(self._model, by_variable=groups == "variable")
+        rules = layer_rules(self.model, by_variable=groups == "variable")
         self._variables = [v for rule in rules for v in rule.variables]
         copies = 1 if augmentation is None else augmentation.copies
         self.step = PrivateStep(
-            self._model,
+            self.model,
             self.plan,
             rules,
-            clipping_groups(self._model, rules, groups),
+            clipping_groups(self.model, rules, groups),
             self._losses,
             rows_per_microbatch=copies * batch_selection.rows_per_microbatch(self.plan),
             physical_batch_size=self._physical_batch_size,
@@ -350,26 +298,26 @@ class PrivateTrainer:
             metrics=metrics,
         )
         # In the model's own order, as files have it; the gradients come layer by layer.
-        self._optimizer.build(self._model.trainable_variables)
-        self._model.train_function = None  # traced for another step
+        self.optimizer.build(self.model.trainable_variables)
+        self.model.train_function = None  # traced for another step
         self._prepared = wanted
 
     def _build_shown_metrics(self, labels: np.ndarray) -> None:
         """Makes the compiled metrics' variables: made in a traced step, it is traced twice."""
-        metrics = self._model._compile_metrics
+        metrics = self.model._compile_metrics  # noqa: SLF001
         if metrics is not None and not metrics.built:
-            metrics.build(labels[:1], np.zeros((1, *self._model.output_shape[1:]), "float32"))
+            metrics.build(labels[:1], np.zeros((1, *self.model.output_shape[1:]), "float32"))
 
     def _enter_steps(self) -> None:
         """Moves the steps so far to the model's past ledger, as they were released."""
-        self._model._past_ledger = self._model.privacy_ledger
-        self.forget_steps()
-        self._model.renew_release_id()
+        self.model.past_ledger = self.model.privacy_ledger
+        self.state.enter()
+        self.model.renew_release_id()
 
     def _note_disclosures(self, arguments: dict[str, Any]) -> None:
-        self._disclosures["Training loss and metrics as shown by fit."] = None
+        self.state.disclosures["Training loss and metrics as shown by fit."] = None
         if arguments.get("validation_data") is not None:
-            self._disclosures["Validation metrics as shown by fit."] = None
+            self.state.disclosures["Validation metrics as shown by fit."] = None
 
     def train_step(self, data: tuple[Any, Any, Any]) -> dict[str, Any]:
         """One step over one batch `(x, y, present)`; traced by Keras."""
@@ -379,26 +327,30 @@ class PrivateTrainer:
             )
         x, y, present = data
         if self._augmentation is not None:
-            seed = tf.random.experimental.stateless_fold_in(self._augmentation_key, self._steps)
+            seed = tf.random.experimental.stateless_fold_in(
+                self.keys.augmentation, self.state.steps
+            )
             x, y, present = self._augmentation.apply(x, y, present, seed)
         with tf.control_dependencies([present]):
             # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
-            step = tf.identity(self._steps)
+            step = tf.identity(self.state.steps)
         public_states = self._layer_randomness.enter(step)
-        sums, below_count, outputs, losses = self.step.clipped_sums(x, y, present, self._state)
+        sums, below_count, outputs, losses = self.step.clipped_sums(
+            x, y, present, self.state.sensitivity
+        )
         gradients, state, metrics = self.step.release_all(
-            sums, below_count, self._state, step, self._noise_key
+            sums, below_count, self.state.sensitivity, step, self.keys.noise
         )
         with tf.control_dependencies([sums, below_count, outputs, losses]):
             self._layer_randomness.leave(public_states)
         with tf.control_dependencies([below_count]):
             # Not before the batch is there: the sampler asks for the number of its step.
-            self._steps.assign_add(1)
+            self.state.steps.assign_add(1)
             # Hundreds of small reads, which would come before the forward pass.
-            self._state.assign(state)
-            if self._metrics is not None:
+            self.state.sensitivity.assign(state)
+            if self.metrics is not None:
                 self._metric_sums.assign_add(metrics)
-            self._optimizer.apply(gradients, self._variables)
+            self.optimizer.apply(gradients, self._variables)
         return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
 
     def _update_metrics(self, y: Any, outputs: Any, losses: Any) -> dict[str, Any]:
@@ -406,8 +358,8 @@ class PrivateTrainer:
         shown = tf.math.divide_no_nan(
             tf.reduce_sum(tf.where(finite, losses, 0.0)), tf.reduce_sum(tf.cast(finite, tf.float32))
         )
-        self._model._loss_tracker.update_state(shown, sample_weight=tf.shape(losses)[0])
-        logs: dict[str, Any] = self._model.compute_metrics(None, y, outputs, sample_weight=None)
+        self.model._loss_tracker.update_state(shown, sample_weight=tf.shape(losses)[0])  # noqa: SLF001
+        logs: dict[str, Any] = self.model.compute_metrics(None, y, outputs, sample_weight=None)
         self._shown_names = tuple(logs)  # when traced
         return logs
 

@@ -13,7 +13,7 @@ from keras_dpvit.auditing.canaries import (
     public_num_examples,
 )
 from keras_dpvit.auditing.canary_scores import (
-    ClippedGradients,
+    ClippedRecords,
     GradientScores,
     LossScores,
     example_losses,
@@ -138,7 +138,7 @@ def test_sampling_steps_and_cost_depend_on_no_coin():
         model = compiled(linear((4, 4, 1), 3), a_plan(records, 22, 1.0, epochs=2))
         model.fit(*plant(x, y, canaries), epochs=2, verbose=0)
         (entry,) = model.privacy_ledger.all_entries()
-        plan = model._private_trainer.plan
+        plan = model.private_trainer.plan
         sampler = plan.sampler(bytes(32))
         seen.append(
             (
@@ -173,9 +173,9 @@ def test_clipped_gradients_are_those_of_the_step(build, clipping):
     x, y = small_data(20)
     plan = a_plan(20, 20, clipping=clipping, sensitivity=kd.FixedSensitivity(0.3))
     model = compiled(build(), plan, rate=1.0)
-    gradients = ClippedGradients(model, x, y)
+    gradients = ClippedRecords(model, x, y)
     expected = flat(gradients.sum())
-    single = flat(ClippedGradients(model, x[4:5], y[4:5]).sum())
+    single = flat(ClippedRecords(model, x[4:5], y[4:5]).sum())
     rng = np.random.default_rng(1)
     directions = [rng.normal(size=v.shape).astype("float32") for v in gradients.variables]
     products, squares = gradients.products(directions)

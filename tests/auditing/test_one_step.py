@@ -75,7 +75,7 @@ def attacked():
         network = keras.Sequential([keras.Input(SHAPE), *layers, keras.layers.Dense(10)])
         model = kd.make_private(network)
         model.compile(kd.DPKerasSGDOptimizer(plan, 0.1), LOSS)
-        spoil(model._private_trainer)
+        spoil(model.private_trainer)
         rng = np.random.default_rng(0)
         x, y = rng.integers(0, 256, (21, *SHAPE)).astype("uint8"), rng.integers(0, 10, 21)
         seen = []

@@ -192,7 +192,7 @@ def test_members_of_one_name_from_two_files_fuse(trained_members, digit_images, 
         config["backbone"]["config"]["name"] = "backbone"
         twin = kd.DPViTClassifier.from_config(config)
         twin.set_weights(member.get_weights())
-        twin._past_ledger = member.privacy_ledger
+        twin.past_ledger = member.privacy_ledger
         twin.save(tmp_path / f"{i}.keras")
         loaded.append(keras.saving.load_model(tmp_path / f"{i}.keras"))
     assert [model.name for model in loaded] == ["classifier", "classifier"]

@@ -53,8 +53,8 @@ class Bench:
         if loss is None:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self.model.compile(kd.DPKerasSGDOptimizer(plan, rate), loss, jit_compile=False)
-        self.trainer = self.model._private_trainer
-        self.trainer._prepare(64)
+        self.trainer = self.model.private_trainer
+        self.trainer.prepare(64)
         self.step = self.trainer.step
         self._traced = None
 
@@ -83,7 +83,7 @@ class Bench:
         """The noise of one step on the sum."""
         zeros = tf.zeros(sum(self.step._sizes))
         state = tf.constant(self.plan.sensitivity.initial_state(), tf.float32)
-        key = self.trainer._noise_key
+        key = self.trainer.keys.noise
         gradients, _ = self.step.release(zeros, 0.0, state, tf.constant(step, tf.int64), key)
         return self._flat(gradients) * self.plan.num_microbatches
 

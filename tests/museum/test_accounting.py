@@ -12,6 +12,7 @@ from keras_dpvit.auditing import one_run
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.ledger import PrivacyLedger
+from keras_dpvit.training.state import TrainingState
 from keras_dpvit.training.trainer import PrivateTrainer
 
 
@@ -52,10 +53,10 @@ def test_steps_and_budgets(museum, digits, monkeypatch):
     plan = museum.plan(48, batch_size=16, epochs=3, noise_multiplier=1.0)
     bench = museum.Bench(plan)
     check_spent_once(bench, digits)
-    assert bench.trainer.steps_taken == plan.steps == 9
+    assert bench.trainer.state.steps_taken == plan.steps == 9
     with monkeypatch.context() as twin:
         # Counted by micro-steps as if each logical step had four.
-        twin.setattr(PrivateTrainer, "steps_done", property(lambda self: self.steps_taken // 4))
+        twin.setattr(TrainingState, "steps_done", property(lambda self: self.steps_taken // 4))
         with museum.caught():
             check_counted(bench.model, plan)
     monkeypatch.setattr(PrivateTrainer, "plan_is_spent", False)

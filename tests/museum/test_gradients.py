@@ -314,7 +314,7 @@ def test_frozen_and_forgotten_parameters(museum, digits, monkeypatch):
         bench = build()
         bench.model.network.get_layer("first").bias.trainable = True
         if prepared:  # as fit does
-            bench.trainer._prepare(64)
+            bench.trainer.prepare(64)
         bench.step, bench._traced = bench.trainer.step, None
         return bench
 

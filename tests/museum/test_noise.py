@@ -71,12 +71,12 @@ def check_chunks(bench, digits):
     found = []
     for physical in (64, 5):
         bench.model.set_weights(bench.start)
-        bench.trainer._prepare(physical)
+        bench.trainer.prepare(physical)
         x, y = (tf.constant(t) for t in digits)
         state = tf.constant(0.4)
         sums, below_count, *_ = bench.trainer.step.clipped_sums(x, y, tf.ones(48, tf.bool), state)
         release = bench.trainer.step.release(
-            sums, below_count, state, tf.constant(0, tf.int64), bench.trainer._noise_key
+            sums, below_count, state, tf.constant(0, tf.int64), bench.trainer.keys.noise
         )
         found.append(bench._flat(release[0]))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-4)
@@ -245,7 +245,7 @@ def check_every_step_is_taken(bench, digits):
     """Records whose loss is infinite end in a step of noise, like any others."""
     x, y = digits
     moved = bench.trained(np.full_like(x, 3e38), y)
-    assert bench.trainer.steps_taken == 1
+    assert bench.trainer.state.steps_taken == 1
     assert np.std(moved) == pytest.approx(1.0, rel=0.15)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.privacy import accounting, sampling
-from keras_dpvit.training import batch_selection, inputs, sources
+from keras_dpvit.training import batch_selection, sources
 
 STEPS = 2000
 
@@ -144,7 +144,7 @@ def check_empty_step(bench, digits):
     x, y = digits
     moved = bench.trained(x[:0], y[:0])
     assert np.isfinite(moved).all()
-    assert bench.trainer.steps_taken == bench.plan.steps == 2
+    assert bench.trainer.state.steps_taken == bench.plan.steps == 2
     expected = bench.plan.noise_multiplier * np.sqrt(bench.plan.steps)
     assert np.std(moved) == pytest.approx(expected, rel=0.15)
 
@@ -193,7 +193,7 @@ def test_classes_from_the_data(museum, digits, flat_bench):
 
     Seen: loaders that take the largest or the unique labels.
     """
-    check_classes(lambda y: inputs.num_classes_of(flat_bench.model, y), digits)
+    check_classes(lambda y: sources.num_classes_of(flat_bench.model, y), digits)
     with museum.caught():
         check_classes(lambda y: len(np.unique(y)), digits)
     with museum.caught():

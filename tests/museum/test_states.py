@@ -58,8 +58,8 @@ def run(museum, digits, past, tmp_path_factory):
 
 def check_no_seed(paths, trainer):
     """No file holds the seed, or a key that was made from it."""
-    secrets = [str(SEED).encode(), SEED.to_bytes(8, "little"), trainer._sampling_key]
-    keys = (trainer._noise_key, trainer._augmentation_key, trainer._layer_randomness._key)
+    secrets = [str(SEED).encode(), SEED.to_bytes(8, "little"), trainer.keys.sampling]
+    keys = (trainer.keys.noise, trainer.keys.augmentation, trainer._layer_randomness._key)
     for key in keys:
         numbers = key.numpy()
         secrets += [numbers.tobytes(), str(numbers[0]).encode(), numbers[:1].tobytes()]
@@ -77,21 +77,21 @@ def test_seeds_in_files(museum, run, monkeypatch):
     model, _, place = run
     files = [place / "model.keras", *(p for p in (place / "checkpoints").rglob("*") if p.is_file())]
     assert len(files) >= 3
-    check_no_seed(files, model._private_trainer)
+    check_no_seed(files, model.private_trainer)
     get_config = kd.PrivacyPlan.get_config
     monkeypatch.setattr(
         kd.PrivacyPlan, "get_config", lambda plan: {**get_config(plan), "seed": plan.seed}
     )
     model.save(place / "twin.keras")
     with museum.caught():
-        check_no_seed([place / "twin.keras"], model._private_trainer)
+        check_no_seed([place / "twin.keras"], model.private_trainer)
 
 
 def check_resumed(build, first, digits, checkpoints):
     """A run that goes on knows what was spent: before it, and in it."""
     model = build()
     model.fit(*digits, epochs=1, verbose=0, checkpoint_dir=checkpoints)
-    assert model._private_trainer.steps_taken == first._private_trainer.steps_taken == 2
+    assert model.private_trainer.state.steps_taken == first.private_trainer.state.steps_taken == 2
     found, expected = (m.privacy_ledger.epsilon(1e-5) for m in (model, first))
     assert found == pytest.approx(expected)
     for now, then in zip(model.get_weights(), first.get_weights(), strict=True):
@@ -112,9 +112,9 @@ def test_accountant_lost_in_a_checkpoint(museum, run, digits, tmp_path, monkeypa
     def forgetting(self, meta, drawn):
         restore(self, meta, drawn)
         if lost == "steps":
-            self._trainer._steps.assign(0)
+            self._trainer.state.steps.assign(0)
         else:
-            self._trainer._model._past_ledger = PrivacyLedger()
+            self._trainer.model.past_ledger = PrivacyLedger()
 
     monkeypatch.setattr(PrivateFitCallback, "_restore", forgetting)
     with museum.caught():
@@ -147,7 +147,7 @@ def check_fresh_noise(benches):
     """A second training under the seed of the first has other noise, and other samples."""
     noises = [bench.noise(0) for bench in benches]
     assert abs(np.corrcoef(*noises)[0, 1]) < 0.2
-    assert benches[0].trainer._sampling_key != benches[1].trainer._sampling_key
+    assert benches[0].trainer.keys.sampling != benches[1].trainer.keys.sampling
 
 
 def test_noise_again_after_a_load(museum, past, monkeypatch):
@@ -160,11 +160,11 @@ def test_noise_again_after_a_load(museum, past, monkeypatch):
         plan = museum.plan(48, noise_multiplier=1.0, seed=SEED)
         monkeypatch.setattr(provenance, "_SEEN", {})  # other tests give such weights a past
         fresh, first = museum.Bench(plan), museum.Bench(plan)
-        first.model._past_ledger = past
+        first.model.past_ledger = past
         first.model.compile(kd.DPKerasSGDOptimizer(plan, 1.0), "mse")
         second = museum.Bench(plan)
-        second.trainer._noise_key = first.model._private_trainer._noise_key
-        second.trainer._sampling_key = first.model._private_trainer._sampling_key
+        second.trainer.keys.noise = first.model.private_trainer.keys.noise
+        second.trainer.keys.sampling = first.model.private_trainer.keys.sampling
         return fresh, second
 
     check_fresh_noise(benches())

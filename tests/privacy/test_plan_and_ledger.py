@@ -113,7 +113,10 @@ def test_split_costs_what_the_plan_says(noise_multiplier, batch_size):
     assert gradient > noise_multiplier
     # The joint release is one Gaussian: whitened, a record moves it by 1/z_g and (1/2)/s.
     assert math.hypot(1 / gradient, 0.5 / count) == pytest.approx(1 / noise_multiplier)
-    assert kd.FixedSensitivity().split_noise(noise_multiplier, batch_size) == (noise_multiplier, 0.0)
+    assert kd.FixedSensitivity().split_noise(noise_multiplier, batch_size) == (
+        noise_multiplier,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def compiled(first=(), **changes):
 def trained(x, y, source=lambda x, y: (x, y), **changes):
     model = compiled(**changes)
     model.fit(*source(x, y), verbose=0)
-    assert model._private_trainer.steps_taken == model._private_trainer.plan.steps
+    assert model.private_trainer.state.steps_taken == model.private_trainer.plan.steps
     return model.get_weights()
 
 
@@ -234,8 +234,8 @@ def test_a_nan_in_one_microbatch_leaves_the_others(records):
     plan = {"batch_size": 20, "microbatch_size": 4, "sensitivity": kd.FixedSensitivity(),
             "noise_multiplier": 0.0}  # fmt: skip
     whole = np.concatenate([w.ravel() for w in trained(x, y, **plan, epochs=1 / 3)])
-    sampler = compiled(**plan)._private_trainer
-    row = sampler.plan.sampler(sampler._sampling_key).sample(60, 0)[0]
+    sampler = compiled(**plan).private_trainer
+    row = sampler.plan.sampler(sampler.keys.sampling).sample(60, 0)[0]
     spoiled = x.copy()
     spoiled[row] = np.nan
     start = np.concatenate([w.ravel() for w in compiled(**plan).get_weights()])
@@ -318,9 +318,9 @@ def test_one_filling_for_all_microbatches_would_spoil_them_all(records, monkeypa
     plan = {"batch_size": 20, "microbatch_size": 4, "sensitivity": kd.FixedSensitivity(),
             "noise_multiplier": 0.0, "epochs": 1 / 3}  # fmt: skip
     whole = np.concatenate([w.ravel() for w in trained(x, y, **plan)])
-    sampler = compiled(**plan)._private_trainer
+    sampler = compiled(**plan).private_trainer
     spoiled = x.copy()
-    spoiled[sampler.plan.sampler(sampler._sampling_key).sample(60, 0)[0]] = np.nan
+    spoiled[sampler.plan.sampler(sampler.keys.sampling).sample(60, 0)[0]] = np.nan
     monkeypatch.setattr(batch_selection, "_filled", faulty)
     monkeypatch.setattr(per_example, "_cleaned", lambda call, usable: call)
     moved = np.concatenate([w.ravel() for w in trained(spoiled, y, **plan)])
@@ -337,12 +337,12 @@ def test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero(records):
 
     def below_count(labels):
         model = compiled(sensitivity=kd.DynamicSensitivity(initial=1e-3))
-        model.compile(kd.DPKerasSGDOptimizer(model._private_trainer.plan, 0.1), loss)
-        trainer = model._private_trainer
-        trainer._prepare(64)
+        model.compile(kd.DPKerasSGDOptimizer(model.private_trainer.plan, 0.1), loss)
+        trainer = model.private_trainer
+        trainer.prepare(64)
         present = np.ones(len(labels), bool)
         found = trainer.step.clipped_sums(
-            tf.constant(x[: len(labels)]), tf.constant(labels), present, trainer._state
+            tf.constant(x[: len(labels)]), tf.constant(labels), present, trainer.state.sensitivity
         )
         return float(found[1])
 

@@ -44,7 +44,7 @@ def spent(steps, past=(), delta=1e-4, accountant="rdp", **changes):
 
 
 def steps_of(model):
-    return model._private_trainer.steps_taken
+    return model.private_trainer.state.steps_taken
 
 
 @pytest.mark.parametrize(

@@ -150,18 +150,18 @@ def neighbours(model, chunk=32):
 
     It is traced once, and layer noise is replayed: in one chunk, neighbours meet the same.
     """
-    trainer = model._private_trainer
-    trainer._prepare(chunk)
+    trainer = model.private_trainer
+    trainer.prepare(chunk)
     states = [generator.state for generator in seed_generators(model)]
     seeds = [tf.identity(state.value) for state in states]
-    cap = trainer.plan.mechanism().sensitivity(trainer._state)
+    cap = trainer.plan.mechanism().sensitivity(trainer.state.sensitivity)
 
     specs = [tf.TensorSpec((None, *SHAPE), tf.float32), tf.TensorSpec((None,), tf.int64)]
 
     @tf.function(input_signature=specs)
     def traced(x, y):
         present = tf.ones(tf.shape(y), tf.bool)
-        return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]
+        return trainer.step.clipped_sums(x, y, present, trainer.state.sensitivity)[:2]
 
     def sums_of(x, y):
         for state, before in zip(states, seeds, strict=True):
@@ -222,7 +222,7 @@ def noise_of_one_step(the_plan):
     model = keras.Sequential([keras.Input((200,)), keras.layers.Dense(150)])
     private = kd.make_private(model)
     private.compile(kd.DPKerasSGDOptimizer(the_plan, 1.0), "mse")
-    trainer = private._private_trainer
+    trainer = private.private_trainer
     before = model.layers[0].kernel.numpy()
     # Records whose gradient is zero: the label is the prediction itself.
     x = np.zeros((the_plan.num_examples, 200), "float32")
@@ -262,7 +262,7 @@ def test_the_count_that_moves_the_sensitivity_is_noised_as_declared():
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            states.append(float(private._private_trainer._state))
+            states.append(float(private.private_trainer.state.sensitivity))
 
     # No record at all: the count is 0 and only its noise moves the tracked norm.
     none = np.zeros((0, 1), "float32")
@@ -279,7 +279,7 @@ def test_an_empty_batch_is_a_step_with_noise():
     x, y = data(50)
     the_plan = plan(50, 1, 1.0, epochs=1, sensitivity=kd.FixedSensitivity(1.0), seed=0)
     model = compiled(small_model(), the_plan)
-    sampler = the_plan.sampler(model._private_trainer._sampling_key)
+    sampler = the_plan.sampler(model.private_trainer.keys.sampling)
     sizes = [len(sampler.sample(50, step)) for step in range(the_plan.steps)]
     assert 0 in sizes
     changed = []
@@ -301,12 +301,12 @@ def test_the_tracked_norm_goes_to_the_median():
     model = small_model()
     model.compile(kd.DPKerasSGDOptimizer(the_plan, 1e-9), LOSS)  # the weights stay put
     model.fit(x, y, epochs=40, verbose=0)
-    trainer: PrivateTrainer = model._private_trainer
+    trainer: PrivateTrainer = model.private_trainer
     norms = []
     for i in range(60):
         clipped = median_clipped_sum(model, x[i : i + 1], y[i : i + 1], np.inf)
         norms.append(np.sqrt(sum(np.sum(g**2) for g in clipped)))
-    below = np.mean(np.array(norms) <= float(trainer._state))
+    below = np.mean(np.array(norms) <= float(trainer.state.sensitivity))
     assert 0.3 < below < 0.7
 
 
@@ -315,9 +315,9 @@ def test_noise_changes_with_the_step_that_the_schedule_names():
     model = kd.make_private(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
     the_plan = plan(8, 1, noise_multiplier=1.5, noise_schedule=schedule)
     model.compile(kd.DPKerasSGDOptimizer(the_plan, 0.1), "mse")
-    trainer = model._private_trainer
-    trainer._prepare(64)
+    trainer = model.private_trainer
+    trainer.prepare(64)
     for step in range(the_plan.steps):
-        found = trainer.step._noise(tf.constant(step, tf.int64), trainer._state, 0.0)[0]
-        expected = the_plan.mechanism(step).noise_stddev(trainer._state, 0.0)
+        found = trainer.step._noise(tf.constant(step, tf.int64), trainer.state.sensitivity, 0.0)[0]
+        expected = the_plan.mechanism(step).noise_stddev(trainer.state.sensitivity, 0.0)
         assert float(found) == pytest.approx(float(expected), rel=1e-6)

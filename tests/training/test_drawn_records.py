@@ -117,8 +117,8 @@ def test_a_drawn_record_that_is_not_finite_counts_as_none(value, small_records):
     x, y = small_records[0].astype("float32"), small_records[1]
     odd = x[41].copy()
     odd[2, 1] = value
-    sampler = compiled(seed=5)._private_trainer
-    drawn = [sampler.plan.sampler(sampler._sampling_key).sample(60, step) for step in range(3)]
+    sampler = compiled(seed=5).private_trainer
+    drawn = [sampler.plan.sampler(sampler.keys.sampling).sample(60, step) for step in range(3)]
     assert any(41 in rows for rows in drawn)
     model = compiled(seed=5)
     model.fit(altered(x, y, 41, image=odd), verbose=0)
@@ -127,7 +127,7 @@ def test_a_drawn_record_that_is_not_finite_counts_as_none(value, small_records):
     blank = compiled(seed=5, sensitivity=kd.FixedSensitivity(1.0))
     blank.fit(altered(x, y, 41, image=odd), verbose=0)
     masked = compiled(seed=5, sensitivity=kd.FixedSensitivity(1.0))
-    step = masked._private_trainer
+    step = masked.private_trainer
 
     def without(data, take_step=step.train_step):
         images, labels, present = data

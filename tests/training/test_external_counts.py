@@ -73,7 +73,7 @@ def test_more_rows_than_a_pass_has_are_refused_before_their_step(name, rows):
     assert "\n" not in str(caught.value)
     allowed = 8 if name == "uneven" else 3  # whole batches within 60 rows
     assert len(seen) <= allowed
-    assert model._private_trainer.steps_taken == len(seen)
+    assert model.private_trainer.state.steps_taken == len(seen)
     assert all(passes == 1 and steps <= allowed for steps, passes in counts(model))
 
 
@@ -132,7 +132,7 @@ def test_bad_labels_count_as_zero_there_too(small_records):
     assert np.isin(bad, [77, -1]).sum() == 2
     data = tf.data.Dataset.from_tensor_slices((x.astype("float32") / 255, bad)).batch(20)
     model = compiled()
-    made = external.ExternalBatches(model, model._private_trainer.plan, data, None)
+    made = external.ExternalBatches(model, model.private_trainer.plan, data, None)
     batches = [tuple(part.numpy() for part in batch) for batch in made.data]
     present = np.concatenate([batch[2] for batch in batches])
     labels = np.concatenate([batch[1] for batch in batches])

@@ -72,7 +72,7 @@ def private_states(seed, step):
     """The states of one step, drawn as a fit under this plan draws them."""
     keras.utils.set_random_seed(7)
     model = compiled(seed=seed)
-    randomness = model._private_trainer._layer_randomness
+    randomness = model.private_trainer._layer_randomness
     found = randomness.enter(tf.constant(step, tf.int64))
     private = np.array(states(model))
     randomness.leave(found)
@@ -165,7 +165,7 @@ def arrays_in(path):
 
 def noted_and_written(kind, records, folder):
     model = compiled()
-    trainer = model._private_trainer
+    trainer = model.private_trainer
     trainer._layer_randomness = spy = kind(model, trainer._layer_randomness._key)
     spy.noted = []
     before = states(model)
@@ -207,7 +207,7 @@ def test_a_training_that_breaks_off_puts_the_states_back(records):
 
     for kind in (LayerRandomness, Leaky):
         model = compiled()
-        trainer = model._private_trainer
+        trainer = model.private_trainer
         trainer._layer_randomness = kind(model, trainer._layer_randomness._key)
         trainer._layer_randomness.noted = []
         before = states(model)
@@ -221,7 +221,7 @@ def test_every_step_draws_anew_and_a_seed_repeats(records):
     for seed in (3, 3, None):
         keras.utils.set_random_seed(1)  # a plan's seed gives no two sets of weights the same keys
         model = compiled(seed=seed)
-        trainer = model._private_trainer
+        trainer = model.private_trainer
         trainer._layer_randomness = spy = Spy(model, trainer._layer_randomness._key)
         spy.noted = []
         model.fit(*records, verbose=0)
@@ -242,13 +242,13 @@ def released_without_noise(kind, x, y):
     """The sum that one step over these records releases, before noise, and its model."""
     keras.utils.set_random_seed(1)
     model = compiled(sensitivity=kd.FixedSensitivity(1.0))
-    trainer = model._private_trainer
-    trainer._prepare(None)
+    trainer = model.private_trainer
+    trainer.prepare(None)
     randomness = kind(model, trainer._layer_randomness._key)
     found = randomness.enter(tf.constant(0, tf.int64))
     present = tf.ones(len(x), tf.bool)
     images = tf.constant(x, tf.float32)
-    sums, *_ = trainer.step.clipped_sums(images, tf.constant(y), present, trainer._state)
+    sums, *_ = trainer.step.clipped_sums(images, tf.constant(y), present, trainer.state.sensitivity)
     randomness.leave(found)
     return sums.numpy(), model
 

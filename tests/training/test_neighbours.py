@@ -36,15 +36,15 @@ def data(n, seed=0):
 
 def replay(model, augmentation=None, chunk=64):
     """From a batch `(x, y, present)` to the step's sums and below_count, traced once."""
-    trainer = model._private_trainer
-    trainer._prepare(chunk, augmentation)
+    trainer = model.private_trainer
+    trainer.prepare(chunk, augmentation)
 
     traced = []
 
     def sums(x, y, present):
         if augmentation is not None:
             x, y, present = augmentation.apply(x, y, present, tf.constant([3, 4], tf.int64))
-        return trainer.step.clipped_sums(x, y, present, trainer._state)[:2]
+        return trainer.step.clipped_sums(x, y, present, trainer.state.sensitivity)[:2]
 
     def run(x, y, present):
         batch = [tf.constant(t) for t in (x, y, present)]
@@ -73,8 +73,8 @@ PLANS = {
 def test_one_record_moves_the_sum_by_at_most_the_declared_sensitivity(name, record):
     the_plan = a_plan(12, **PLANS[name])
     model = compiled(the_plan)
-    run, trainer = replay(model), model._private_trainer
-    declared = float(the_plan.mechanism().sensitivity(trainer._state))
+    run, trainer = replay(model), model.private_trainer
+    declared = float(the_plan.mechanism().sensitivity(trainer.state.sensitivity))
     x, y = data(12)
     less, less_below_count = run(x, y, np.ones(12, bool))
     rounding = 1e-5 * np.linalg.norm(less)
@@ -139,16 +139,16 @@ def test_a_microbatch_is_clipped_as_the_mean_of_its_records():
                 ys[mine][here], model(xs[mine][here]), from_logits=True
             )
             loss = tf.reduce_sum(losses) / 3
-        variables = [v for u in model._private_trainer.step._rules for v in u.variables]
+        variables = [v for u in model.private_trainer.step._rules for v in u.variables]
         g = [t.numpy() for t in tape.gradient(loss, [v.value for v in variables])]
         norms = [
             np.sqrt(
                 sum(np.sum(g[[w is v for w in variables].index(True)] ** 2) for v in u.variables)
             )
-            for u in model._private_trainer.step._rules
+            for u in model.private_trainer.step._rules
         ]
         median, position, flat = np.median(norms), 0, []
-        for unit_of_model, norm in zip(model._private_trainer.step._rules, norms, strict=True):
+        for unit_of_model, norm in zip(model.private_trainer.step._rules, norms, strict=True):
             for _ in unit_of_model.variables:
                 flat.append(g[position].ravel() * min(1.0, median / norm))
                 position += 1

@@ -190,7 +190,7 @@ def test_several_steps_in_one_call_are_refused(steps, small_records):
     model.compile(kd.DPKerasSGDOptimizer(a_plan()), LOSS, steps_per_execution=steps)
     with pytest.raises(InputError, match="steps_per_execution must be 1"):
         model.fit(*small_records, verbose=0)
-    assert model._private_trainer.steps_taken == 0
+    assert model.private_trainer.state.steps_taken == 0
 
 
 def test_a_step_that_the_plan_does_not_pay_for_is_not_taken(small_records):

@@ -177,18 +177,18 @@ def test_the_gradient_pays_half_a_percent_at_the_default():
 
 def released(model, metrics, x, y, trials=1):
     """Noised metric sums of many steps over the same rows, and their sums before noise."""
-    trainer = model._private_trainer
-    trainer._prepare(64, None, metrics)
+    trainer = model.private_trainer
+    trainer.prepare(64, None, metrics)
     present = np.ones(len(x), bool)
     clipped, below_count, *_ = trainer.step.clipped_sums(
-        tf.constant(x), tf.constant(y), tf.constant(present), trainer._state
+        tf.constant(x), tf.constant(y), tf.constant(present), trainer.state.sensitivity
     )
 
     @tf.function(autograph=False)
     def run(steps):
         return tf.map_fn(
             lambda step: trainer.step.release_all(
-                clipped, below_count, trainer._state, step, trainer._noise_key
+                clipped, below_count, trainer.state.sensitivity, step, trainer.keys.noise
             )[2],
             steps,
             fn_output_signature=tf.float32,
@@ -215,7 +215,7 @@ def test_one_record_moves_a_steps_metrics_and_none_other(digits, jit_compile):
 @pytest.mark.parametrize("microbatch_size", [1, 2])
 def test_noise_on_the_metrics_is_what_the_mechanism_says(digits, microbatch_size):
     model = compiled(noise_multiplier=1.3, microbatch_size=microbatch_size)
-    rows = 2 * batch_selection.rows_per_microbatch(model._private_trainer.plan)
+    rows = 2 * batch_selection.rows_per_microbatch(model.private_trainer.plan)
     metrics = MetricSums(4.0, 5.0, "classes")
     noised, clean = released(model, metrics, digits[0][:rows], digits[1][:rows], trials=3000)
     noise = (noised - clean).ravel()
@@ -230,12 +230,12 @@ def test_seeded_results_without_metrics_do_not_change(digits):
     """The metrics' noise comes last of a step's: all other numbers are those of before."""
     model = compiled()
     model.fit(*digits, epochs=1, verbose=0)
-    trainer = model._private_trainer
+    trainer = model.private_trainer
     assert trainer.step._num_metrics == 0
-    seed = tf.random.experimental.stateless_fold_in(trainer._noise_key, tf.constant(0, tf.int64))
+    seed = tf.random.experimental.stateless_fold_in(trainer.keys.noise, tf.constant(0, tf.int64))
     zeros = tf.zeros(650)
     gradients, _, metrics = trainer.step.release_all(
-        zeros, tf.zeros([]), trainer._state, tf.constant(0, tf.int64), trainer._noise_key
+        zeros, tf.zeros([]), trainer.state.sensitivity, tf.constant(0, tf.int64), trainer.keys.noise
     )
     flat = np.concatenate([g.numpy().ravel() for g in gradients])
     np.testing.assert_array_equal(flat, (1.0 * standard_normals(651, seed)[1:] / 100).numpy())
@@ -274,7 +274,7 @@ def test_metrics_are_close_to_the_truth_and_callbacks_may_act_on_them(digits):
     assert "Training loss and metrics as shown by fit." in entry.not_covered
     assert entry.details["metrics_noise_multiplier"] == 1.0
     assert entry.details["gradient_noise_multiplier"] == pytest.approx(0.5 / math.sqrt(0.75))
-    assert model.privacy_ledger.epsilon(1e-4) == model._private_trainer.plan.epsilon()
+    assert model.privacy_ledger.epsilon(1e-4) == model.private_trainer.plan.epsilon()
     text = " ".join(model.privacy_statement().split())
     assert "1 on the sums of losses and right answers that each step releases too" in text
     assert "What is protected: the final model" in text

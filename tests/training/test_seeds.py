@@ -32,7 +32,7 @@ def a_model(seed=3, noise_multiplier=1.0, initial=0):
 
 
 def noise_key(model):
-    return model._private_trainer._noise_key.numpy().tolist()
+    return model.private_trainer.keys.noise.numpy().tolist()
 
 
 def test_a_second_training_with_the_same_noise_is_refused(records):

@@ -197,9 +197,9 @@ def test_only_sampled_records_are_read(small_records):
     records = Records(*small_records)
     model = compiled(seed=5, batch_size=2, epochs=0.1)
     model.fit(records, verbose=0)
-    trainer = model._private_trainer
-    assert trainer.steps_taken == 3
-    sampler = trainer.plan.sampler(trainer._sampling_key)
+    trainer = model.private_trainer
+    assert trainer.state.steps_taken == 3
+    sampler = trainer.plan.sampler(trainer.keys.sampling)
     drawn = [set(sampler.sample(60, step)) for step in range(12)]
     read = set(records.read)
     assert set.union(*drawn[:3]) <= read
@@ -214,7 +214,7 @@ def test_every_step_trains_on_its_own_sample_over_several_fits(sampling):
     """A sample taken early or twice would cost more than the ledger counts."""
     x = np.arange(60 * 16).reshape(60, 4, 4, 1) // 16 * np.ones((), "float32")
     model = compiled(sampling=sampling, epochs=4, seed=5)
-    trainer, seen = model._private_trainer, []
+    trainer, seen = model.private_trainer, []
     take_step = trainer.train_step
 
     def watched(data):
@@ -226,8 +226,8 @@ def test_every_step_trains_on_its_own_sample_over_several_fits(sampling):
     trainer.train_step = watched
     for epochs in (1, 2, 1):
         model.fit(x, np.zeros(60, int), epochs=epochs, verbose=0)
-    sampler = trainer.plan.sampler(trainer._sampling_key)
-    assert len(seen) == trainer.steps_taken == 12
+    sampler = trainer.plan.sampler(trainer.keys.sampling)
+    assert len(seen) == trainer.state.steps_taken == 12
     for step, rows in enumerate(seen):
         np.testing.assert_array_equal(rows, sampler.sample(60, step))
 
@@ -258,7 +258,7 @@ def test_a_shuffled_plan_trains_and_counts_its_passes(small_records):
     assert (entry.sampling, entry.steps, entry.passes) == ("fixed_size", 6, 2)
     assert "2 passes in shuffled batches of fixed size, not amplified" in words(model)
     assert "REPLACE_SPECIAL" in words(model)
-    plan = model._private_trainer.plan
+    plan = model.private_trainer.plan
     one, two = (PrivacyLedger(plan.entries(steps)).epsilon(1e-4) for steps in (3, 6))
     assert history.history["epsilon"] == pytest.approx([one, two])
     assert np.abs(model.get_weights()[0] - before).max() > 0
@@ -314,7 +314,7 @@ def test_batches_made_elsewhere_train_and_each_epoch_is_a_pass(small_records):
     history = model.fit(data, epochs=5, verbose=0)
     assert len(history.history["loss"]) == 1  # ceil(1.5) passes are two
     assert [(e.steps, e.passes) for e in model.privacy_ledger.entries] == [(18, 2)]
-    plan = model._private_trainer.plan
+    plan = model.private_trainer.plan
     assert model.privacy_ledger.epsilon(1e-4) == pytest.approx(plan.epsilon())
     assert "2 passes over batches made outside of this package" in words(model)
     assert np.abs(model.get_weights()[0] - before).max() > 0
@@ -331,7 +331,7 @@ def test_a_pass_that_breaks_off_counts_whole(small_records):
     for passes in (1, 2):
         model.fit(dataset(*small_records), verbose=0, callbacks=[Stop()])
         assert [e.passes for e in model.privacy_ledger.entries] == [passes]
-    model.compile(kd.DPKerasSGDOptimizer(model._private_trainer.plan, 0.1), LOSS)
+    model.compile(kd.DPKerasSGDOptimizer(model.private_trainer.plan, 0.1), LOSS)
     model.fit(dataset(*small_records), verbose=0)
     assert [e.passes for e in model.privacy_ledger.entries] == [2, 1]
 

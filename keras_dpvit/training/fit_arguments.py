@@ -1,0 +1,43 @@
+"""Checks of what `fit` is told beside its records."""
+
+from typing import Any
+
+from keras_dpvit.errors import InputError
+from keras_dpvit.privacy.plan import PrivacyPlan
+
+
+def check_size(plan: PrivacyPlan, num_records: int) -> None:
+    """Checks the number of records against the plan's.
+
+    Poisson samples cost the same for any number, which is private there: nothing is said of it.
+    In a shuffle the number decides how many steps a pass has, and it is public.
+
+    Raises:
+        InputError: under a shuffled plan for another number of records.
+    """
+    if plan.sampling == "shuffled" and num_records != plan.num_examples:
+        raise InputError(
+            f"num_examples must be the number of records ({num_records}) where they are shuffled, "
+            f"got {plan.num_examples}: a pass would have other steps than the plan counts."
+        )
+
+
+def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
+    """Raises `InputError` on arguments of `fit` that the plan decides or that it cannot honour."""
+    batch_size = arguments.pop("batch_size", None)
+    if batch_size not in (None, plan.batch_size):
+        raise InputError(
+            f"batch_size is the plan's ({plan.batch_size}), got {batch_size}: leave it out, or set "
+            "physical_batch_size to save memory."
+        )
+    refused = {
+        "sample_weight": "weigh records in the loss before it reaches fit",
+        "class_weight": "weigh classes in the loss",
+        "validation_split": "pass validation_data",
+        "steps_per_epoch": "the plan's sampling decides it",
+    }
+    for name, advice in refused.items():
+        value = arguments.pop(name, None)
+        if value is not None and not (name == "validation_split" and value == 0.0):
+            raise InputError(f"{name} cannot be used in private training: {advice}.")
+    arguments.pop("shuffle", None)
