@@ -5,12 +5,13 @@ PEERS := .venv-peers
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: try demo test lint data docs peers clean help
+.PHONY: try demo test proof lint data docs peers clean help
 
 help:
 	@echo "make try    ask the model that ships here what is on a picture, and check its files"
 	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
-	@echo "make test   the whole test suite"
+	@echo "make test   the test suite"
+	@echo "make proof  what takes minutes: trainings killed and resumed, a server under load"
 	@echo "make lint   ruff, mypy and the floors of the rooms"
 	@echo "make docs   tables and drawing of docs/model.md"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
@@ -25,7 +26,10 @@ demo: $(VENV)/.demo-installed
 		--output_dir=savedmodels/demo
 
 test: $(VENV)/.test-installed data
-	$(PY) -m pytest -n auto --dist loadfile
+	$(PY) -m pytest -n auto --dist loadfile -m "not proof"
+
+proof: $(VENV)/.test-installed data
+	$(PY) -m pytest -m proof
 
 lint: $(VENV)/.test-installed
 	$(VENV)/bin/ruff check .

@@ -391,11 +391,6 @@ _PLAN = _of(
     "privacy/plan.py",
     "privacy/test_schedules_and_mechanism.py",
     (
-        "return math.ceil(epochs * num_examples / batch_size)",
-        "return math.floor(epochs * num_examples / batch_size)",
-        "privacy/test_plan_and_ledger.py::test_epsilon_is_that_of_tf_privacy",
-    ),
-    (
         "return self.batch_size / self.num_examples",
         "return (self.batch_size / self.num_examples) ** 2",
         "privacy/test_plan_and_ledger.py::test_epsilon_is_that_of_tf_privacy",
@@ -412,7 +407,7 @@ _PLAN = _of(
         "test_a_scheduled_run_costs_its_steps_one_by_one",
     ),
     (
-        " / plan._mechanism(1.0).units_moved",
+        " / plan.mechanism_at(1.0).units_moved",
         "",
         "test_calibration_meets_its_target_for_every_kind_of_plan",
     ),
@@ -428,7 +423,11 @@ _PLAN = _of(
         "math.ceil(steps / each)",
         "test_no_pass_that_was_touched_goes_uncounted",
     ),
-    ("self._mechanism(factor).event_noise_multiplier,", "self.noise_multiplier * factor,", _DOUBLE),
+    (
+        "self.mechanism_at(factor).event_noise_multiplier,",
+        "self.noise_multiplier * factor,",
+        _DOUBLE,
+    ),
 )
 
 _WORDS = _of(
@@ -822,6 +821,16 @@ _STEP = _of(
     ),
 )
 
+_SIZES = _of(
+    "privacy/batch_sizes.py",
+    "privacy/test_plan_and_ledger.py",
+    (
+        "return math.ceil(epochs * num_examples / batch_size)",
+        "return math.floor(epochs * num_examples / batch_size)",
+        "test_epsilon_is_that_of_tf_privacy",
+    ),
+)
+
 _CLIPPED = _of(
     "training/clipped_gradients.py",
     _CERTIFIED,
@@ -841,5 +850,5 @@ _CLIPPED = _of(
 MUTATIONS = [
     *_SENSITIVITY, *_CLIPPING, *_MECHANISM, *_RANDOMNESS, *_SAMPLING, *_SCHEDULES, *_ACCOUNTING,
     *_ENTRIES, *_LEDGER, *_PLAN, *_WORDS, *_TUNING, *_TF_PRIVACY_FILE, *_KERNELS, *_LAYERS, *_MODEL,
-    *_STEP, *_CLIPPED,
+    *_STEP, *_CLIPPED, *_SIZES,
 ]  # fmt: skip

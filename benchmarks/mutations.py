@@ -96,6 +96,9 @@ def run_tests(copy: pathlib.Path, tests: tuple[str, ...], log: pathlib.Path) -> 
         os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         sys.dont_write_bytecode = True
         sys.path.insert(0, str(copy))
+        for name in list(sys.modules):  # imported from the sources, and wanted from the copy
+            if name.partition(".")[0] in _COPIED:
+                del sys.modules[name]
         status = 3
         try:
             import hypothesis
@@ -181,7 +184,7 @@ def read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Tries what is missing and prints what survived."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Imported before the children begin, but nothing of it is used, and nothing of the package.
+    # Imported before the children begin, but nothing of it is used.
     import dp_accounting  # noqa: F401
     import keras  # noqa: F401
     import tensorflow  # noqa: F401

@@ -18,7 +18,7 @@ TFLITE_NAME = "model.tflite"
 
 
 def partial_prefix(name: str = "") -> str:
-    """How the names of files that are being written begin."""
+    """The start of the names of files that are being written."""
     return f".part-{name}-" if name else ".part-"
 
 

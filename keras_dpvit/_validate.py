@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    """The value as a float; NaN if it is no finite number."""
+    """The value as a float; NaN if it is not a finite number."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return math.nan
     try:

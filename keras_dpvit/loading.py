@@ -7,9 +7,7 @@ import keras
 
 # Keras finds a class in a file only once its module is imported.
 from keras_dpvit.models import classifier, fused  # noqa: F401
-from keras_dpvit.training import (
-    private_wrapper,  # noqa: F401
-)
+from keras_dpvit.training import optimizers, private_wrapper  # noqa: F401
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:

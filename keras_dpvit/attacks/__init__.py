@@ -1,4 +1,4 @@
-"""What an adversary can find out: audits of trained models, attacks on encrypted images.
+"""Attacks on encrypted images, and scores of what an adversary recovers.
 
 Import the modules by name; nothing is loaded here.
 """

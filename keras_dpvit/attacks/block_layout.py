@@ -77,7 +77,7 @@ def digits(numbers: np.ndarray, base: int, bound: int) -> np.ndarray:
 
 
 def match_equal(sources: Sequence[Hashable], targets: Sequence[Hashable]) -> np.ndarray:
-    """For every target a source that equals it, each source used once.
+    """Finds for every target a source that equals it, each source used once.
 
     Equal sources are interchangeable to whoever sees only these, so any of them is taken; a target
     without an equal takes what is left over.

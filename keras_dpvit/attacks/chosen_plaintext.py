@@ -29,7 +29,7 @@ Encrypt = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class NibbleMap:
-    """What any of the schemes does to an image: `out[i] = in[index[i]] ^ 15 inverted[i]`.
+    """The effect of any of the schemes on an image: `out[i] = in[index[i]] ^ 15 inverted[i]`.
 
     Attributes:
         index: int64 `(2 m,)` for ciphertexts of m values; nibbles 0..m-1 are the low halves.
@@ -164,7 +164,7 @@ def _learnable(encrypt: Encrypt, image_shape: Shape, block_size: int) -> Learnab
 
 
 def _extended(encrypt: Encrypt, image_shape: Shape, block_size: int) -> ExtendedLearnableEncryption:
-    """As LE, in all blocks at once; then images of block numbers tell where blocks went."""
+    """Recovers ELE as LE, in all blocks at once; images of block numbers tell where blocks went."""
     length = 2 * block_size**2 * image_shape[2]
     count = image_shape[0] * image_shape[1] // block_size**2
     places = block_layout.digits(np.arange(length), 16, length)

@@ -118,7 +118,7 @@ def _code_of(depth: int) -> dict[tuple[int, ...], int]:
 
 @functools.lru_cache
 def _turn_maps(side: int) -> np.ndarray:
-    """Which pixel comes where, by turn: `(8, side^2)`."""
+    """The source pixel of each place, by turn: `(8, side^2)`."""
     grid = np.arange(side * side).reshape(side, side)
     turned = [np.rot90(grid, k)[:, :: -1 if f else 1] for k in range(4) for f in range(2)]
     return np.stack(turned).reshape(8, -1)
@@ -139,7 +139,7 @@ def _undo() -> np.ndarray:
 
 @functools.lru_cache
 def _steps() -> np.ndarray:
-    """How each turn moves a step by (y, x): `(8, 2, 2)`, matrices."""
+    """The effect of each turn on a step by (y, x): `(8, 2, 2)`, matrices."""
     matrices = []
     for turn in _turn_maps(3):
         ends = [np.flatnonzero(turn == start)[0] for start in (7, 5)]  # one down, one to the right
@@ -159,9 +159,9 @@ def _borders(pieces: np.ndarray, side: int) -> np.ndarray:
 
 
 def _ratios(borders: np.ndarray) -> np.ndarray:
-    """How well block j, in a turn, inverted or not, recoloured, fits to the right of block i.
+    """The fit of block j, in a turn, inverted or not, recoloured, to the right of block i.
 
-    Block i is in the rotations 0, 2, 4, 6 and otherwise as it is, for all else is the same turned.
+    Block i is in the rotations 0, 2, 4, 6 and otherwise as it is: all else is the same turned.
     Differences are over the second best of other blocks at either border.
 
     Returns:
@@ -182,7 +182,7 @@ def _ratios(borders: np.ndarray) -> np.ndarray:
         return cost
     best = cost.min((3, 4, 5))
     second = np.partition(best, 1, axis=2)[..., 1] + 1e-3  # (count, 4)
-    # Which of its own four borders block j shows to the left.
+    # The one of its four borders that block j shows to the left.
     shown = _after()[_FLIP_COLUMNS]
     shown = np.where(shown % 2, _after()[_FLIP_ROWS][shown], shown) // 2
     scale = np.sqrt(second[:, :, None, None] * second[:, shown])
@@ -330,7 +330,7 @@ def _neighbours(y: int, x: int) -> list[tuple[int, tuple[int, int]]]:
 
 
 def _fit(ratios: np.ndarray, anchor: _Placed, i: int, turn: int, depth: int) -> np.ndarray:
-    """How well every block, in every form, fits beside a placed one: `(blocks, 8, 2, orders)`."""
+    """The fit of every block, in every form, beside a placed one: `(blocks, 8, 2, orders)`."""
     after, orders = _after(), _orders(depth)
     shown = after[turn, anchor.turn]
     whole = turn

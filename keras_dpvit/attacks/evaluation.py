@@ -54,7 +54,7 @@ Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Which attack on what.
+    """The attack, the scheme and the images of an evaluation.
 
     Attributes:
         scheme: a name of `keras_dpvit.encryption.SCHEMES`.
@@ -136,7 +136,7 @@ def run(setting: Setting, draw: Draw, keys: int, seed: int) -> Iterator[Trial]:
 
 
 def summarize(setting: Setting, trials: list[Trial]) -> dict[str, Any]:
-    """What a report says of all trials: means, medians and percentiles, rates, and a verdict."""
+    """The summary of all trials: means, medians and percentiles, rates, and a verdict."""
     summary: dict[str, Any] = {
         "scheme": setting.scheme,
         "attack": setting.attack,
@@ -240,7 +240,7 @@ def _match_weights(setting: Setting, cipher: Any, generator: np.random.Generator
 
 
 def _key_scores(cipher: Any, found: Any, image_shape: Shape) -> dict[str, float]:
-    """How much of the key was recovered; ties between equal images count as errors."""
+    """Shares of the key that were recovered; ties between equal images count as errors."""
     if isinstance(cipher, ViTBlockCipher):
         blocks = found.block_permutation == cipher.block_permutation
         pixels = found.pixel_permutation == cipher.pixel_permutation
@@ -258,7 +258,7 @@ def _key_scores(cipher: Any, found: Any, image_shape: Shape) -> dict[str, float]
 
 def _neighbours(cipher: ViTBlockCipher, found: ViTBlockCipher, across: int) -> float:
     """Share of the pairs side by side in the plain image that are so in the recovered one."""
-    # Where each plain block comes to lie once the attack has decrypted.
+    # The place of each plain block once the attack has decrypted.
     placed = np.empty(len(cipher.block_permutation), np.int64)
     placed[cipher.block_permutation] = found.block_permutation
     grid = placed.reshape(-1, across)

@@ -56,7 +56,7 @@ def reconstruct_advanced(encrypted: np.ndarray) -> np.ndarray:
 
 
 def _nearest(pixels: np.ndarray, before: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Of all candidates for each pixel `(..., channels)` the one nearest to the pixel before."""
+    """The candidate for each pixel, of `(..., channels)`, nearest to the pixel before."""
     depth = pixels.shape[-1]
     signs = np.array(list(itertools.product((0, 255), repeat=depth)), np.uint8)
     moved = pixels[..., orders]

@@ -1,6 +1,6 @@
 """GAN attacks: a generator that turns ciphertexts into what a critic takes for natural images.
 
-The adversary has ciphertexts under one key and natural images of its own that belong to none of
+The adversary has ciphertexts under one key and its own natural images, which belong to none of
 them: there are no pairs.
 
 * `form="sia"`: SIA-GAN (Madono et al. 2021). It has the ciphertexts' labels too: a classifier is
@@ -27,7 +27,7 @@ CLASSIFIERS = ("shake_pyramid_net", "small")
 
 @dataclasses.dataclass(frozen=True)
 class GanSettings:
-    """How generator and discriminator are made and trained; defaults are SIA-GAN's published ones.
+    """Settings of generator, discriminator and training; defaults are SIA-GAN's published ones.
 
     Attributes:
         form: "sia" or "dcgan".
@@ -100,7 +100,7 @@ def train(
         own_images: uint8 natural images of the adversary's.
         settings: of networks and training.
         store: where the state is kept after each epoch, and found again.
-        on_epoch: told of each epoch that was trained now.
+        on_epoch: called after each epoch that was trained now.
 
     Returns:
         The generator after the last epoch.
@@ -260,7 +260,7 @@ class _Gan:
         return loss
 
     def _deceit(self, scores: Any) -> Any:
-        """What the generator wants to be small: fakes that score as natural images do."""
+        """The generator's loss: small for fakes that score as natural images do."""
         import tensorflow as tf
 
         if self._settings.form == "sia":

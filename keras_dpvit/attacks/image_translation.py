@@ -1,7 +1,7 @@
 """Image translation attack (ITN): a network that learns from pairs to turn ciphertexts back.
 
-The adversary knows the algorithm. In the ciphertext-only form it encrypts images of its own, each
-under a random key of its own, and hopes that what it learns carries over to the victim's key. In
+The adversary knows the algorithm. In the ciphertext-only form it encrypts its own images, each
+under a separate random key, and hopes that what it learns carries over to the victim's key. In
 the paired form it has images both plain and encrypted under the victim's key. Source: Ito,
 Kinoshita, Kiya, GCCE 2020; here with a sigmoid output against targets in [0, 1] in training and
 use alike, and with pairs that are made together, which the public code has not.
@@ -26,7 +26,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 @dataclasses.dataclass(frozen=True)
 class TranslationSettings:
-    """How the network is made and trained; the defaults are the published ones of the U-Net.
+    """Settings of network and training; the defaults are the published ones of the U-Net.
 
     Attributes:
         network: "unet" or "stack" (`learned_networks.block_stack`).
@@ -94,7 +94,7 @@ def random_key_pairs(
         scheme: a name of `keras_dpvit.encryption.SCHEMES`.
         options: of the scheme.
         generator: of the keys.
-        mirrored: bool, whether each image comes left to right too, under a key of its own.
+        mirrored: bool, whether each image comes left to right too, under a separate key.
 
     Returns:
         (ciphertexts, plain images), uint8, row by row.
@@ -124,7 +124,7 @@ def train(
         plain: uint8 images that the adversary has.
         settings: of network and training.
         store: where the state is kept after each epoch, and found again.
-        on_epoch: told of each epoch that was trained now.
+        on_epoch: called after each epoch that was trained now.
 
     Returns:
         The network with the weights of the epoch that was best on the validation pairs.

@@ -12,20 +12,20 @@ _RIGHT, _BELOW = 0, 1
 _HIGHEST_RATIO = 2.0
 _NEVER = 1e3
 
-# Larger frames have too many rectangles to try each. Images that fit nowhere would go on for long.
+# Larger frames have too many rectangles to try each. Images that fit nowhere would take long.
 _SHIFTED_PIECES = 256
 _SHIFT_ROUNDS = 25
 
 
 def solve(pieces: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Where every piece of one or several images, all shuffled alike, belongs.
+    """The right place of every piece of one or several images, all shuffled alike.
 
     For every image, differences across a border are divided by how well the two borders fit
     elsewhere, so that each image counts where it tells most; these ratios are summed over the
     images. The best fitting pairs are joined first, unless groups of pieces would overlap or
     outgrow the frame. What is left over fills holes. Then pieces are swapped, and rectangles of
     them shifted, while that lowers the sum of all ratios; there a single ratio counts 2 at most,
-    for where an object ends its border fits nowhere.
+    because a border at the edge of an object fits nowhere.
 
     Args:
         pieces: uint8 `(n, pieces, side, side, channels)`, upright.
@@ -165,7 +165,7 @@ def _fill(frame: np.ndarray, ratios: np.ndarray) -> np.ndarray:
 def _fits_at(
     frame: np.ndarray, ratios: np.ndarray, y: int, x: int, left: np.ndarray
 ) -> tuple[int, np.ndarray] | None:
-    """How many neighbours a hole has, and the mean ratio with them of each piece left over."""
+    """The number of neighbours of a hole, and the mean ratio with them of each piece left over."""
     rows, columns = frame.shape
     values = []
     if x > 0 and frame[y, x - 1] >= 0:
@@ -200,7 +200,7 @@ def _improved(frame: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _edges(rows: int, columns: int) -> np.ndarray:
-    """Which places touch: int64 `(edges, 3)`, direction and two places."""
+    """Pairs of places that touch: int64 `(edges, 3)`, direction and two places."""
     grid = np.arange(rows * columns).reshape(rows, columns)
     pairs = [(_RIGHT, grid[:, :-1], grid[:, 1:]), (_BELOW, grid[:-1], grid[1:])]
     return np.concatenate(

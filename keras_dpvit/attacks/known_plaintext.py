@@ -40,7 +40,8 @@ def recover(scheme: str, plain: np.ndarray, encrypted: np.ndarray, params: dict[
     one_of(SCHEMES, scheme=scheme)
     if not 0 < len(plain) == len(encrypted):
         raise InputError(
-            f"plain and encrypted must be as many images, got {len(plain)} and {len(encrypted)}."
+            f"plain and encrypted must have the same length, 1 at least, got {len(plain)} and "
+            f"{len(encrypted)}."
         )
     if params.get("key_per_image"):
         raise InputError("A key per image leaves nothing to recover: no two images share one.")
@@ -75,7 +76,7 @@ def _vit_block(
 
 
 def _assigned(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """For every row of `seen` one of `known`, with the least sum of absolute differences."""
+    """Assigns a row of `known` to each of `seen`, with the least sum of absolute differences."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
@@ -128,7 +129,7 @@ def _extended(
 
 
 def _pixel(plain: np.ndarray, encrypted: np.ndarray, shuffle_colors: bool) -> PixelEncryption:
-    """Of the orders of the channels of a pixel, each inverted or not, the first that fits."""
+    """The first order of the channels of a pixel, each inverted or not, that fits."""
     shape = shape_of(plain)
     depth = shape[2]
     # May output channel c be input channel d, as it is or inverted, in all the pairs?
@@ -151,7 +152,7 @@ def _compressible(
 ) -> EncryptionThenCompression:
     """Blocks by what no step changes, the smallest hash among a block's images under all steps."""
     if params.get("legacy_channel_bug"):
-        raise InputError("legacy_channel_bug loses channels: there is no key to decrypt with.")
+        raise InputError("legacy_channel_bug loses channels: no key can decrypt the images.")
     side, gray = params["block_size"], params["mode"] == "grayscale"
     if gray:
         reversible = params["color_transform"] == "reversible"

@@ -78,7 +78,7 @@ def _rows(quadrants: np.ndarray) -> np.ndarray:
 
 
 def _template(side: int) -> np.ndarray:
-    """What differences between places of the grid should be; mean 1."""
+    """The expected differences between places of the grid; mean 1."""
     y, x = np.divmod(np.arange(side * side), side)
     distance = np.hypot(y[:, None] - y, x[:, None] - x) ** _GROWTH
     return distance / distance.mean()
@@ -102,7 +102,7 @@ def _costs(quadrants: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache
 def _edges(side: int) -> np.ndarray:
-    """Which places of the grid touch, inside (0), over the seam to the right (1), or below (2).
+    """Places of the grid that touch, inside (0), over the seam to the right (1), or below (2).
 
     Returns:
         int64 `(edges, 3)`: kind, place, place.

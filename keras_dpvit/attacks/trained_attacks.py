@@ -50,7 +50,7 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of an attack.
+    """The outcome of an attack.
 
     Attributes:
         plain: the test images.
@@ -86,8 +86,8 @@ def attack_test_images(
         judge: gives the accuracy of a classifier of plain images on images with labels.
         settings: of the attack (`settings_for`); None for those that learn nothing.
         seed: of the keys.
-        checkpoint_dir: where a training is kept after each epoch, and goes on.
-        on_epoch: told of each epoch.
+        checkpoint_dir: where a training is kept after each epoch, and resumes.
+        on_epoch: called after each epoch.
 
     Raises:
         InputError: if scheme, options and images do not go together.
@@ -265,7 +265,7 @@ def make_parts(
         seed: int, of the choice.
 
     Raises:
-        InputError: if there are not so many.
+        InputError: if the data set has too few images.
     """
     for name, value in (("own", own), ("victim", victim), ("test", test)):
         positive_int(**{f"{name}_images": value})

@@ -230,7 +230,7 @@ def read_blocks(
         `(batch, height / block_size, width / block_size, filters)`.
 
     Raises:
-        InputError: if the adaptation is not known or the sides are no multiples of the block.
+        InputError: if the adaptation is not known or the sides are not multiples of the block.
     """
     _validate.one_of(ADAPTATIONS[1:], adaptation=adaptation)
     size = _validate.positive_int(block_size=block_size)

@@ -2,10 +2,10 @@
 
 What the adversary has:
 
-* itn: the algorithm, and images of its own.
+* itn: the algorithm, and its own images.
 * itn_paired: ciphertexts of its own images under the victim's key.
-* sia_gan: the victim's ciphertexts with their labels, and images of its own.
-* dcgan: the victim's ciphertexts, and images of its own.
+* sia_gan: the victim's ciphertexts with their labels, and its own images.
+* dcgan: the victim's ciphertexts, and its own images.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ def _dcgan(small: bool, block: int) -> GanSettings:
 
 
 def _stack_widths(small: bool, block: int) -> tuple[int, ...]:
-    """Of the block stack; its last layer must fill a block."""
+    """Widths of the block stack; its last layer must fill a block."""
     if block == 1:
         return (16, 32, 32) if small else (64, 128, 256)
     last = 16 if small else 32

@@ -1,4 +1,4 @@
-"""What both trainings of learned attacks need: batches, and going on after an interruption."""
+"""Parts of both trainings of learned attacks: batches, and resuming after an interruption."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ class Trained:
     lowest: float
 
     def recover(self, encrypted: np.ndarray) -> np.ndarray:
-        """What the attack makes of ciphertexts.
+        """Images that the attack recovers from ciphertexts.
 
         Args:
             encrypted: uint8 `(n, height, width, channels)`.
@@ -115,7 +115,7 @@ class EpochStore:
         if meta.get("training") != training:
             raise InputError(
                 f"checkpoint_dir={str(self._directory)!r} holds the training of another attack: "
-                "give a directory of its own."
+                "give a separate directory."
             )
         return arrays, meta
 

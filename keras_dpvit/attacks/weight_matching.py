@@ -158,7 +158,7 @@ def _by_pixel(kernel: np.ndarray) -> np.ndarray:
 
 
 def _assign(public: np.ndarray, transformed: np.ndarray) -> np.ndarray:
-    """For each row of `transformed` the row of `public` it was."""
+    """Assigns to each row of `transformed` the row of `public` it was."""
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 

@@ -1,4 +1,4 @@
-"""What an adversary learns from a training, tried out."""
+"""Audits of what an adversary learns from a training, by trial."""
 
 import lazy_loader as _lazy_loader
 

@@ -45,7 +45,7 @@ class Claim:
 
     @property
     def least(self) -> float:
-        """The strictest of the epsilons: each is a claim of its own."""
+        """The strictest of the epsilons: each is a separate claim."""
         return min(self.epsilons.values())
 
 
@@ -136,7 +136,7 @@ class AuditSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes:
         claim: the `Claim`.
@@ -152,12 +152,12 @@ class Report:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the bound exceeds what is claimed."""
+        """True if the bound exceeds what is claimed."""
         return self.epsilon > self.claim.least
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The verdict in words."""
         whose = "claim" if self.claim.name == "claimed" else "nominal epsilon"
         return (
             f"CONTRADICTS the {whose}" if self.contradicted else f"does not contradict the {whose}"
@@ -219,7 +219,7 @@ class Job:
         """Sets canaries' records aside, flips the coins and makes the plan.
 
         Raises:
-            InputError: if there are too few records, or the plan is not to be had.
+            InputError: if there are too few records, or no plan meets the target epsilon.
         """
         step = settings.attack == "step"
         number = 1 if step else settings.canaries
@@ -313,7 +313,7 @@ class Job:
         return model
 
     def _words(self, model: Any) -> str:
-        """What is audited, in a few lines."""
+        """The audited training in a few lines."""
         plan = self.plan
         what = (
             f"one step, {self.settings.trials} times with and without one record"

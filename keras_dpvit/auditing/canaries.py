@@ -1,4 +1,4 @@
-"""Canaries: records made to be noticed, each put into the training data by a coin of its own."""
+"""Canaries: records made to be noticed, each put into the training data by a separate coin."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""How much a training shows of each canary: by its loss, or by every noisy sum on the way."""
+"""Scores of how much a training shows of each canary: by its loss, or by every noisy sum."""
 
 import math
 from typing import Any

@@ -20,7 +20,7 @@ _PASSES = 1000  # more than anybody tries on one compiled model
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """How far each added record moved one step's sum.
+    """The change of one step's sum by each added record.
 
     Attributes:
         ratios: for each record's name, the L2 norm of the change over the declared sensitivity;

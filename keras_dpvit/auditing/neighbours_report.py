@@ -16,7 +16,7 @@ _RECORDS = 24  # in both data sets
 
 @dataclasses.dataclass(frozen=True)
 class NeighboursReport:
-    """What the trial found.
+    """The findings of the trial.
 
     Attributes:
         path: str, the model file.

@@ -1,7 +1,7 @@
 """A lower bound on epsilon from one training: how many planted canaries were guessed right.
 
 Source: T. Steinke, M. Nasr, M. Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS
-2023, theorem 5.2. Each of m canaries is put into the training data by a fair coin of its own;
+2023, theorem 5.2. Each of m canaries is put into the training data by a separate fair coin;
 whoever sees the result gives every canary a score and guesses the highest "in", the lowest "out",
 and abstains from the rest.
 """

@@ -111,7 +111,7 @@ def _statistics(
     trials: int,
     progress: Callable[[int], None],
 ) -> np.ndarray:
-    """What is looked at of each release, `(trials, 3)`."""
+    """The statistics of each release, `(trials, 3)`."""
     trainer = model.private_trainer
     trainer.prepare(None)
     centre, towards = (tf.concat([tf.reshape(g, [-1]) for g in gs], 0) for gs in (fixed, watched))

@@ -15,7 +15,7 @@ from keras_dpvit.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class TestResult:
-    """What a fixed test said of fresh trials.
+    """The outcome of a fixed test on fresh trials.
 
     Attributes:
         trials: int, on each side.
@@ -108,8 +108,8 @@ def apply_threshold(without: np.ndarray, with_record: np.ndarray, threshold: flo
     """The test "with, if the statistic is at least the threshold", on as many trials of each."""
     if len(without) != len(with_record):
         raise InputError(
-            f"trials must be as many with the record as without, got {len(with_record)} and "
-            f"{len(without)}."
+            "trials with the record and without it must be equal in number, got "
+            f"{len(with_record)} and {len(without)}."
         )
     return TestResult(
         len(without), int(np.sum(with_record >= threshold)), int(np.sum(without >= threshold))

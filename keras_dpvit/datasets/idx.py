@@ -33,11 +33,11 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
 
     Raises:
         InputError: if the file is missing, cut short, too long, not gzip where its name says so,
-            or its header is not that of an IDX file of bytes with so many dimensions.
+            or its header is not that of an IDX file of bytes with `dimensions` dimensions.
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise InputError(f"IDX file {str(path)!r} must be a file; there is none of that name.")
+        raise InputError(f"IDX file {str(path)!r} must be a file that exists.")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             return _parse(stream, path, dimensions)
@@ -64,7 +64,7 @@ def _parse(stream: io.BufferedIOBase, path: Path, dimensions: int) -> np.ndarray
         )
     shape = tuple(int(size) for size in np.frombuffer(header, dtype=">u4", offset=4))
     expected = math.prod(shape)
-    # Growing with what is really there keeps a corrupt header from claiming memory, and going on
+    # Growing with what is really there keeps a corrupt header from claiming memory, and reading
     # to the end makes gzip check its own length and checksum.
     body, found = bytearray(), 0
     while chunk := stream.read(_CHUNK):

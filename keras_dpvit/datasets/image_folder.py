@@ -179,7 +179,7 @@ def _list_classes(root: Path, given: tuple[str, ...] | None) -> tuple[tuple[str,
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(
-                    f"classes must name sub-folders of data_dir; {str(folder)!r} is no folder."
+                    f"classes must name sub-folders of data_dir; {str(folder)!r} is not a folder."
                 )
     if len(folders) < 2:
         raise InputError(
@@ -252,7 +252,7 @@ def read_image(path: Path, image_shape: tuple[int, int, int] | None) -> np.ndarr
             resized; None leaves its size, with 1 channel for gray and 3 for anything else.
 
     Raises:
-        InputError: if it is no whole image.
+        InputError: if it is not a whole image.
     """
     import PIL.Image
     import PIL.ImageOps

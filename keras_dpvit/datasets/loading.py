@@ -55,7 +55,7 @@ def load(
         image_shape: (height, width, channels). `image_folder` resizes to it; every other data
             set only checks that its images have it.
         test_fraction: the share of files which `image_folder` keeps for the test part when the
-            folder has no parts of its own; the other data sets have theirs.
+            folder has no separate parts; the other data sets have theirs.
         class_names: the sub-folders of an `image_folder` that are its classes; None reads them
             from the folder.
 

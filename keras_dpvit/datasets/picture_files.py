@@ -47,10 +47,10 @@ def read_picture(path: pathlib.Path, argument: str) -> bytes:
     """A file's bytes, upright.
 
     A picture that its EXIF orientation turns is turned here, as in training, and written anew as
-    PNG, for a served model takes pictures as they lie.
+    PNG, because a served model takes pictures as they lie.
 
     Raises:
-        InputError: if it is no whole PNG or JPEG image, or has more than `MAX_PIXELS`.
+        InputError: if it is not a whole PNG or JPEG image, or has more than `MAX_PIXELS`.
     """
     import PIL.Image
 

@@ -83,7 +83,7 @@ def load_downloaded(
     """
     import tensorflow_datasets as tfds
 
-    # TFDS reports a lost network through many types, some of them bare Exceptions of its own, and
+    # TFDS reports a lost network through many types, some of them bare Exceptions, and
     # for all of them the remedy is the same.
     try:
         builder = tfds.builder(name, data_dir=data_dir)

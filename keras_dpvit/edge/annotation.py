@@ -66,7 +66,7 @@ class AnnotatedFrames:
 
 
 def check_output(output: str) -> pathlib.Path:
-    """Where annotated frames go, found fit before any time is spent.
+    """Checks the place for annotated frames before any time is spent.
 
     Raises:
         InputError: if it exists, or its folder cannot be written.

@@ -22,7 +22,7 @@ _MOST_BYTES = 2**24  # unpacked, of one file: an archive may say anything
 
 @dataclasses.dataclass(frozen=True)
 class Attached:
-    """What is attached to a TFLite file.
+    """The files attached to a TFLite file.
 
     Attributes:
         labels: class names in the order of the classes, None if there are none.
@@ -49,7 +49,7 @@ def attach(flatbuffer: bytes, labels: list[str], files: dict[str, Any]) -> bytes
     stream = io.BytesIO()
     stream.write(flatbuffer)
     with zipfile.ZipFile(stream, "a") as archive:
-        # A ZipInfo has a date of its own, the same for every file: equal models, equal bytes.
+        # A ZipInfo made from a name has a fixed date: equal models, equal bytes.
         archive.writestr(zipfile.ZipInfo(LABELS), "".join(f"{name}\n" for name in labels))
         for name, content in sorted(files.items()):
             text = json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -58,7 +58,7 @@ def attach(flatbuffer: bytes, labels: list[str], files: dict[str, Any]) -> bytes
 
 
 def read_attached(content: bytes) -> Attached:
-    """What is attached to the bytes of a TFLite file; nothing, if it is another tool's.
+    """Reads what is attached to the bytes of a TFLite file; nothing, if it is another tool's.
 
     Raises:
         InputError: if the flatbuffer is not the one that the provenance was written for, or an

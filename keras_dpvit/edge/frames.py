@@ -1,4 +1,4 @@
-"""Frames from a folder of pictures, a video or a camera, read by a thread of their own."""
+"""Frames from a folder of pictures, a video or a camera, read in a separate thread."""
 
 import dataclasses
 import os
@@ -53,11 +53,11 @@ def import_cv2() -> Any:
 
 
 class Source:
-    """Where frames come from.
+    """A source of frames.
 
     Attributes:
         kind: "folder", "video" or "camera".
-        rate: float, frames per second of a video or camera, None if there is no such.
+        rate: float, frames per second of a video or camera, None for a folder.
     """
 
     kind = ""
@@ -76,7 +76,7 @@ class Source:
         raise AssertionError("each kind of source reads in its own way")
 
     def close(self) -> None:
-        """Lets go of a device or file."""
+        """Closes the device or file."""
 
 
 class PictureSource(Source):
@@ -105,7 +105,7 @@ def _check_size(path: pathlib.Path) -> None:
             warnings.simplefilter("ignore")  # of many pixels, which are counted here
             with PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
                 pixels = image.width * image.height
-    except Exception:  # what is no image at all is refused where it is read
+    except Exception:  # what is not an image at all is refused where it is read
         return
     if pixels > picture_files.MAX_PIXELS:
         raise InputError(

@@ -17,8 +17,8 @@ _SIGNATURE = "serving_default"
 class TFLiteRunner:
     """A TFLite file written by `export.tflite`, one image at a time.
 
-    A file with the digest of an export is loaded right away. Any other is run in a process of its
-    own first (half a second), for LiteRT may crash on a damaged one.
+    A file with the digest of an export is loaded right away. Any other is first run in a
+    separate process (half a second), because LiteRT may crash on a damaged one.
 
     Args:
         path: the file.

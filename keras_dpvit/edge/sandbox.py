@@ -1,6 +1,6 @@
-"""Runs a TFLite file once in a process of its own, to see whether it can be run at all.
+"""Runs a TFLite file once in a separate process, to see whether it can be run at all.
 
-LiteRT is native code. It refuses what is no flatbuffer, but a flatbuffer whose tables contradict
+LiteRT is native code. It refuses what is not a flatbuffer, but a flatbuffer whose tables contradict
 each other may make it read or write anywhere, and end the process without a word.
 """
 
@@ -12,7 +12,7 @@ _REFUSED = 3
 
 
 def failure(content: bytes) -> str | None:
-    """Why LiteRT cannot run a model, in one line; None if it can.
+    """The reason that LiteRT cannot run a model, in one line; None if it can.
 
     Args:
         content: the bytes of the file.

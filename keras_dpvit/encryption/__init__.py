@@ -18,7 +18,7 @@ from keras_dpvit.encryption.pixel import PixelEncryption
 from keras_dpvit.encryption.schemes import SCHEMES, make_cipher
 from keras_dpvit.encryption.vit_block import ViTBlockCipher
 
-# Loaded when first used, for it imports Keras.
+# Loaded when first used, because it imports Keras.
 _LATER = {"EncryptImages": "layer"}
 
 __all__ = [

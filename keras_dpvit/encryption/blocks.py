@@ -1,4 +1,4 @@
-"""Where the pixels of blocks lie in a flattened image."""
+"""Places of the pixels of blocks in a flattened image."""
 
 import math
 
@@ -19,7 +19,7 @@ def check_divisible(height: int, width: int, block_size: int) -> None:
 
 
 def block_count(height: int, width: int, block_size: int) -> int:
-    """How many blocks an image has."""
+    """The number of blocks of an image."""
     return (height // block_size) * (width // block_size)
 
 

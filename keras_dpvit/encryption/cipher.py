@@ -1,4 +1,4 @@
-"""What every scheme has in common: the images it takes, its shapes, and what it shows of itself."""
+"""The base of all schemes: the images they take, their shapes, and what they show of themselves."""
 
 import abc
 import pickle
@@ -48,7 +48,7 @@ class ImageCipher(abc.ABC):
 
     @property
     def lossless(self) -> bool:
-        """Whether `decrypt(encrypt(images))` is exact."""
+        """True if `decrypt(encrypt(images))` is exact."""
         return True
 
     @property

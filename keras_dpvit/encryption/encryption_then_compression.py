@@ -1,6 +1,6 @@
 """Encryption-then-compression (EtC): block scrambling whose ciphertexts JPEG still compresses.
 
-Each block moves, turns, and may be inverted and have its colours exchanged, with keys of its own;
+Each block moves, turns, and may be inverted and have its colours exchanged, by its own keys;
 the keys are shared by all images.
 """
 
@@ -258,7 +258,7 @@ class EncryptionThenCompression(BlockCipher):
 
 
 def _turns(side: int) -> np.ndarray:
-    """Which pixel of a flattened block comes where, by rotation and flip: `(4, 2, side^2)`."""
+    """Source pixels of a flattened block, by rotation and flip: `(4, 2, side^2)`."""
     block = np.arange(side * side).reshape(side, side)
     turned = [[np.rot90(block, k), np.rot90(block, k)[:, ::-1]] for k in range(4)]
     return np.array(turned).reshape(4, 2, -1)

@@ -26,14 +26,14 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """How a run over a folder went.
+    """The outcome of a run over a folder.
 
     Attributes:
         num_images: int, images that are in the output now.
         num_files: int, files that are in the output now.
         resumed: int, how many of those files were there before, intact.
         failures: one line for each file that could not be done; empty if the output is complete.
-        ignored: int, files of the input that are no images by their names.
+        ignored: int, files of the input that are not images by their names.
     """
 
     num_images: int
@@ -58,7 +58,7 @@ def encrypt_folder(
     """Encrypts every image below a folder into a new folder of the same tree.
 
     Labels are not protected: sub-folders keep their names, or hashes that keep them apart. A run
-    that was interrupted goes on when it is called again with the same arguments; a file is there
+    that was interrupted resumes when it is called again with the same arguments; a file is there
     whole or not at all. The manifest is written once every file is done.
 
     Args:
@@ -77,7 +77,7 @@ def encrypt_folder(
 
     Raises:
         InputError: before anything is written, if folders, sizes or options do not fit, or a
-            file's header is no image's.
+            file's header is not an image's.
     """
     source, target = _folders(source, target)
     one_of(FILE_FORMATS, file_format=file_format)
@@ -294,7 +294,7 @@ def _list_images(source: pathlib.Path) -> tuple[list[str], int]:
 
 
 def _name_images(sources: list[str], hash_key: SecretKey | None) -> list[dict[str, Any]]:
-    """For each image its source and a name of its own in the output, without suffix."""
+    """The source of each image and a unique name in the output, without suffix."""
     stems = [source.rpartition(".")[0] for source in sources]
     seen: dict[str, int] = {}
     for stem in stems:
@@ -359,8 +359,8 @@ def _check_plain(tasks: list[Task], job: Job, key_file: KeyFile) -> None:
             )
         if height % side or width % side:
             raise InputError(
-                f"image {str(path)!r} is {height}x{width}, no multiple of the block size {side}: "
-                "give a --size that is one to resize."
+                f"image {str(path)!r} is {height}x{width}, not a multiple of the block size "
+                f"{side}: give a --size that is one to resize."
             )
         if depth not in fitting:
             key_file.cipher((side, side, depth) if fixed is None else fixed)

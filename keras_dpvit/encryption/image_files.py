@@ -30,7 +30,7 @@ def plain_shape(path: pathlib.Path, channels: int | None) -> Shape:
         channels: 1 or 3; None keeps gray images gray and makes all others RGB.
 
     Raises:
-        InputError: if the header is no image's.
+        InputError: if the header is not an image's.
     """
     import PIL.Image
 
@@ -118,7 +118,7 @@ def decode(data: bytes, file_format: str, channels: int) -> np.ndarray:
     """The pixels that `encode` was given.
 
     Raises:
-        InputError: if the bytes are no such image.
+        InputError: if the bytes are not such an image.
     """
     import PIL.Image
 
@@ -140,7 +140,7 @@ def read_kid(path: pathlib.Path) -> str | None:
     """The key's id in a PNG or WebP file that `encode` made; None if it has none.
 
     Raises:
-        InputError: if the file is no image.
+        InputError: if the file is not an image.
     """
     import PIL.Image
 

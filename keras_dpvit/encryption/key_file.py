@@ -25,7 +25,7 @@ _LARGEST = 65536
 
 @dataclasses.dataclass(frozen=True)
 class KeyFile:
-    """What a key file holds. Prints its `kid`, never the secret.
+    """The content of a key file. Prints its `kid`, never the secret.
 
     Attributes:
         key: the secret.
@@ -75,7 +75,7 @@ class KeyFile:
         return make_cipher(self.scheme, self.key, shape, **{**self.options, **overrides})
 
     def header(self) -> dict[str, Any]:
-        """What is not secret, JSON-able."""
+        """The part that is not secret, JSON-able."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -132,10 +132,10 @@ def write_key_file(
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a key file says without its passphrase: the header, and `wrapped` as a bool.
+    """The part of a key file readable without a passphrase: the header, and `wrapped` as a bool.
 
     Raises:
-        InputError: if there is no such file, others may read it, or it is no key file.
+        InputError: if there is no such file, others may read it, or it is not a key file.
     """
     content = _load(path)
     shown = {name: content.get(name) for name in _header_of(content)}
@@ -199,7 +199,9 @@ def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except ValueError as error:
-        raise InputError(f"key file {path} is no JSON: not a key file, or damaged.") from error
+        raise InputError(
+            f"key file {path} is not JSON: it is damaged or another kind of file."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"key file {path} is not a key file of this package.")
     if content.get("version") != VERSION:

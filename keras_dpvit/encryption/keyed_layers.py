@@ -1,4 +1,4 @@
-"""Where a model keeps patches and places, and why some models cannot be transformed.
+"""The layers that hold patches and places, and the models that cannot be transformed.
 
 The rooms of models are imported inside functions: `encryption` stands alone until it is handed a
 model, and then knows whose it is by its class.
@@ -112,7 +112,7 @@ def kid_of(model: Any) -> str | None:
 
 
 def started_from_outside(model: Any) -> bool:
-    """Whether the weights may have started from public ones: a preset's, or others without ledger.
+    """True if the weights may have started from public ones: a preset's, or others without ledger.
 
     Told by the class for KerasHub's models and by the privacy notes for ours.
     """
@@ -159,7 +159,7 @@ def _is_wrapper(model: Any) -> bool:
 
 
 def _is_hub(model: Any) -> bool:
-    """By names, for KerasHub need not be installed."""
+    """True for KerasHub's classifier, told by names: KerasHub need not be installed."""
     kinds = [c for c in type(model).__mro__ if c.__module__.startswith("keras_hub.")]
     return any(kind.__name__ == "ViTImageClassifier" for kind in kinds)
 

@@ -116,7 +116,7 @@ class EncryptImages(keras.layers.Layer):
 
     @property
     def has_key(self) -> bool:
-        """Whether a key is attached."""
+        """True if a key is attached."""
         return self._cipher is not None
 
     def call(self, images: Any) -> Any:

@@ -22,7 +22,7 @@ VARIANTS = ("tanaka", "paper")
 
 
 class _NibbleCipher(BlockCipher):
-    """What LE and ELE share: permutations of nibbles, and masks of their own or none."""
+    """The base of LE and ELE: permutations of nibbles, and given masks or none."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class LearnableEncryption(_NibbleCipher):
 
     @property
     def inversion_mask(self) -> np.ndarray:
-        """Which nibbles are inverted, bool of shape `(L,)`. Secret."""
+        """Mask of the nibbles that are inverted, bool of shape `(L,)`. Secret."""
         return _reversals(self._permutations, self._given_masks)
 
     @property
@@ -156,7 +156,7 @@ class LearnableEncryption(_NibbleCipher):
 
 
 class ExtendedLearnableEncryption(_NibbleCipher):
-    """ELE: LE with a key of its own for each block position, then a permutation of the blocks.
+    """ELE: LE with a separate key for each block position, then a permutation of the blocks.
 
     `out_block[i] = scrambled[block_permutation[i]]`, where block j was scrambled with key j.
 
@@ -241,7 +241,7 @@ class ExtendedLearnableEncryption(_NibbleCipher):
         order = checked_permutation(block_permutation, "block_permutation")
         if len(nibble_permutations) != len(order):
             raise InputError(
-                f"nibble_permutations must be {len(order)}, as many as the blocks, "
+                f"nibble_permutations must be {len(order)}, one for each block, "
                 f"got {len(nibble_permutations)}."
             )
         values = positive_int(block_size=block_size) ** 2
@@ -329,7 +329,7 @@ def _reversals(permutation: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 def _net_mask(permutation: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Which output nibbles are inverted in all; without a mask they are a second time, after."""
+    """Mask of output nibbles inverted in all; without a mask they are a second time, after."""
     reversals = _reversals(permutation, mask)
     before = reversals[permutation]
     return before ^ reversals if mask is None else before

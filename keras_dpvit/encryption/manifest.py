@@ -1,4 +1,4 @@
-"""What a folder of ciphertexts says of itself, and the journal from which a run is resumed.
+"""The manifest of a folder of ciphertexts, and the journal from which a run is resumed.
 
 While a run is under way, `.progress.jsonl` grows by a line for each file that is finished. At the
 end `manifest.json` is written, whole, and the journal goes.
@@ -46,11 +46,11 @@ class Entry:
         return cls(file, hashlib.sha256(data).hexdigest(), len(data), tuple(images))
 
     def holds(self, data: bytes) -> bool:
-        """Whether these are the file's bytes."""
+        """True if these are the file's bytes."""
         return len(data) == self.size and hashlib.sha256(data).hexdigest() == self.sha256
 
     def is_intact(self, folder: pathlib.Path) -> bool:
-        """Whether the file is there with exactly these bytes."""
+        """True if the file is there with exactly these bytes."""
         try:
             return self.holds((folder / self.file).read_bytes())
         except OSError:
@@ -209,7 +209,7 @@ class Journal:
         (self._folder / JOURNAL_NAME).unlink()
 
     def _is_finished(self) -> bool:
-        """Whether a manifest says that this very run came to its end before."""
+        """True if a manifest says that this very run was finished before."""
         if not self._keep_manifest or not (self._folder / MANIFEST_NAME).exists():
             return False
         return read_manifest(self._folder).header == self._header

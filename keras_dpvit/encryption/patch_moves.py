@@ -1,4 +1,4 @@
-"""What the cipher for vision transformers does to an image, told in patches."""
+"""The effect of the cipher for vision transformers on an image, in terms of patches."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from keras_dpvit.errors import InputError
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class PatchMoves:
-    """What a cipher does to an image, in terms of a transformer's patches. Secret.
+    """The effect of a cipher on an image, in terms of a transformer's patches. Secret.
 
     Attributes:
         order: int64 `(patches,)`; patch i of the ciphertext is made of patch `order[i]`.
@@ -28,7 +28,7 @@ class PatchMoves:
 
 
 def patch_moves(cipher: ViTBlockCipher, image_shape: Shape, patch_size: int) -> PatchMoves:
-    """The moves of patches, and within all patches alike, that a cipher comes to.
+    """The moves of patches, and within all patches alike, that a cipher amounts to.
 
     Args:
         cipher: which cipher.
@@ -56,7 +56,7 @@ def patch_moves(cipher: ViTBlockCipher, image_shape: Shape, patch_size: int) -> 
 
 
 def sources(cipher: ViTBlockCipher, image_shape: Shape) -> np.ndarray:
-    """Where every value of a ciphertext comes from, as an index into the flattened image.
+    """The origin of every value of a ciphertext, as an index into the flattened image.
 
     The index itself is encrypted, one byte of it after the other: so it is by construction the
     cipher that the images went through.

@@ -1,7 +1,7 @@
 """From one secret to permutations, masks and small numbers, the same on every machine for ever.
 
 Sub-keys come from HKDF-SHA256 (RFC 5869), and each is expanded by SHAKE-256. NumPy's generators are
-not used: they are no ciphers, and their output may change between versions, which would change
+not used: they are not ciphers, and their output may change between versions, which would change
 every ciphertext.
 """
 

@@ -108,12 +108,12 @@ class PixelEncryption(ImageCipher):
 
     @property
     def key_per_image(self) -> bool:
-        """Whether every image has a key of its own, which is thrown away."""
+        """True if every image has a separate key, which is thrown away."""
         return self._mask is None
 
     @property
     def inversion_mask(self) -> np.ndarray | None:
-        """Which values are inverted, bool of shape (height, width, channels). Secret."""
+        """Mask of the values that are inverted, bool of shape (height, width, channels). Secret."""
         return self._mask
 
     @property

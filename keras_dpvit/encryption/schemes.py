@@ -52,7 +52,7 @@ def check_options(scheme: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def block_size_of(scheme: str, options: dict[str, Any]) -> int:
-    """Of which number the sides of images must be multiples, default or not.
+    """The number that must divide the sides of images, default or not.
 
     Args:
         scheme: a name of `SCHEMES`.

@@ -48,7 +48,7 @@ def read(path: pathlib.Path) -> list[bytes]:
     The checksums inside the file are not looked at: the manifest has one of the whole file.
 
     Raises:
-        InputError: if the file is no such shard.
+        InputError: if the file is not such a shard.
     """
     try:
         return [feature["image"].bytes_list.value[0] for feature in _features(path)]
@@ -60,7 +60,7 @@ def first_kid(path: pathlib.Path) -> str | None:
     """The key's id in the first record of a shard; None if there is none.
 
     Raises:
-        InputError: if the file is no such shard.
+        InputError: if the file is not such a shard.
     """
     for feature in _features(path):
         values = feature["kid"].bytes_list.value
@@ -86,7 +86,9 @@ def _features(path: pathlib.Path) -> Iterator[Any]:
 
 
 def _no_shard(path: pathlib.Path) -> InputError:
-    return InputError(f"{path} must be a shard of encrypted images, and is none.")
+    return InputError(
+        f"{path} must be a shard of encrypted images; it is damaged or another kind of file."
+    )
 
 
 def _bytes(tf: Any, value: bytes) -> Any:

@@ -137,12 +137,12 @@ class ViTBlockCipher(BlockCipher):
 
     @property
     def channels(self) -> str:
-        """Whether pixels move whole ("joint") or value by value ("independent")."""
+        """The way pixels move: whole ("joint") or value by value ("independent")."""
         return self._channels
 
     @property
     def unit(self) -> str:
-        """What is shuffled within: a "quadrant" of a block or the whole "patch"."""
+        """The unit that is shuffled within: a "quadrant" of a block or the whole "patch"."""
         return self._unit
 
     @property

@@ -45,7 +45,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is done to every file: decrypt under `old` if there is one, encrypt under `new`.
+    """The work on every file: decrypt under `old` if there is one, encrypt under `new`.
 
     Attributes:
         source: folder to read.
@@ -175,7 +175,7 @@ def run_tasks(job: Job, tasks: list[Task], jobs: int) -> Iterator[tuple[Task, "E
             yield task, worker(task)
         return
     # Spawned, not forked: TensorFlow's threads do not survive a fork. The secrets travel through
-    # a pipe, for keys are not pickled.
+    # a pipe, because keys are not pickled.
     plain_job = dataclasses.replace(job, old=None, new=None)
     executor = concurrent.futures.ProcessPoolExecutor(
         max_workers=min(jobs, len(tasks)),
@@ -198,7 +198,7 @@ def run_tasks(job: Job, tasks: list[Task], jobs: int) -> Iterator[tuple[Task, "E
 def _in_order_of_end(
     executor: concurrent.futures.Executor, batches: Iterable[list[Task]], most: int
 ) -> Iterator[tuple[Task, "Entry | str"]]:
-    """Keeps at most so many batches on their way, however many tasks there are."""
+    """Keeps at most `most` batches on their way, however many tasks there are."""
     under_way: dict[Any, list[Task]] = {}
     source = iter(batches)
     while True:
@@ -223,7 +223,7 @@ def _parts(key_file: KeyFile | None) -> _KeyParts | None:
 
 
 def _start(job: Job, old: _KeyParts | None, new: _KeyParts | None) -> None:
-    """In each process, once."""
+    """Makes the worker of a process, once in each."""
     global _worker
     keys = [
         None if parts is None else KeyFile(SecretKey(parts[0]), *parts[1:]) for parts in (old, new)

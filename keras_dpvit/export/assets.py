@@ -1,4 +1,4 @@
-"""What travels with a SavedModel beside its graph: class names, privacy card, provenance.
+"""Files that travel with a SavedModel beside its graph: class names, privacy card, provenance.
 
 assets/class_names.txt              one a line, in the order of the classes
 assets.extra/privacy_card.json      what may be claimed
@@ -40,7 +40,7 @@ def write_class_names(served: ServedModel, directory: pathlib.Path) -> None:
 
 
 def provenance(model: Any) -> dict[str, Any]:
-    """Where an export comes from, without a word about the machine.
+    """The provenance of an export, without a word about the machine.
 
     Args:
         model: the model that is exported.

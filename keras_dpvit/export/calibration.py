@@ -108,7 +108,7 @@ def _rotated(rng: np.random.Generator, plane: _Plane) -> _Plane:
 
 
 def _shape(rng: np.random.Generator, plane: _Plane) -> np.ndarray:
-    """How much of each pixel a random shape covers, in 0..1."""
+    """The share of each pixel that a random shape covers, in 0..1."""
     shapes: list[Callable[..., np.ndarray]] = [_ellipse, _box, _stroke, _ring]
     distance = shapes[rng.integers(len(shapes))](rng, *_rotated(rng, plane))
     edge = 1 / max(plane[0].shape)

@@ -94,7 +94,7 @@ def contradictions(card: dict[str, Any]) -> list[str]:
 
 
 def is_ledger_of(card: dict[str, Any], ledger: Ledger) -> bool:
-    """Whether a card as read from its file holds this ledger."""
+    """True if a card, as read from its file, holds this ledger."""
     return bool(card.get("ledger") == json.loads(json.dumps(_files.jsonable(ledger.to_dict()))))
 
 
@@ -106,7 +106,7 @@ def write_privacy_card(card: dict[str, Any], directory: str | os.PathLike[str]) 
 
 
 def _close(found: Any, expected: dict[str, Any]) -> bool:
-    """Whether epsilons agree, each a number or "infinite"."""
+    """True if epsilons agree, each a number or "infinite"."""
     if not isinstance(found, dict) or set(found) != set(expected):
         return False
     for name, value in expected.items():

@@ -32,7 +32,7 @@ def decode_and_resize(image_bytes: Any, image_shape: tuple[int, int, int]) -> An
 
     Returns:
         float32 `(batch, height, width, channels)`, whole numbers 0..255. In the graph, anything
-        that is no whole JPEG or PNG image or has over `MAX_PIXELS` is an InvalidArgument error.
+        that is not a whole JPEG or PNG image or has over `MAX_PIXELS` is an InvalidArgument error.
     """
     return tf.map_fn(
         lambda one: _pixels(one, image_shape),

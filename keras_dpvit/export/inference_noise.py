@@ -25,7 +25,7 @@ class InferenceNoise:
     Attributes:
         is_drawn: bool, whether a call outside training draws noise.
         has_range: bool, whether that noise leaves activations in some range: a normalisation's
-            does not, for it divides by a noised deviation, which can come to nothing.
+            does not, because it divides by a noised deviation, which can vanish.
 
     Raises:
         InputError: if noise is wanted and no layer has any.
@@ -36,7 +36,7 @@ class InferenceNoise:
         if wanted and not self._layers:
             raise InputError(
                 "noise_at_inference=True needs a model with attention_noise_stddev or "
-                "norm_noise_stddev above 0, for there is no noise in this one."
+                "norm_noise_stddev above 0: this model has none."
             )
         self._choices = [x.noise_at_inference if wanted is None else wanted for x in self._layers]
         drawn = [x for x, choice in zip(self._layers, self._choices, strict=True) if choice]

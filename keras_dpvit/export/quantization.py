@@ -76,7 +76,7 @@ def _full_int8(converter: Any, calibration: np.ndarray) -> bytes:
     # only when the ranges are. TensorFlow's QuantizationDebugger takes the same way.
     converter._experimental_calibrate_only = True  # noqa: SLF001
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own interpreter being deprecated
+        warnings.simplefilter("ignore")  # TensorFlow's, about its interpreter being deprecated
         calibrated = converter.convert()
     content = mlir_quantize(
         calibrated, input_data_type=tf.uint8, denylisted_nodes=_float_nodes(calibrated)
@@ -147,7 +147,7 @@ def _types(graph: Any, indices: Iterable[int]) -> set[str]:
 
 
 def count_ops(content: bytes) -> dict[str, int]:
-    """How many ops of a TFLite model compute in which numbers.
+    """Counts the ops of a TFLite model by the type of numbers they compute in.
 
     Args:
         content: flatbuffer of a TFLite model.

@@ -74,12 +74,12 @@ class SavedModelRunner:
         """The outputs for JPEG or PNG files, of any size.
 
         Raises:
-            InputError: if the export takes no picture files, or a file is no whole image.
+            InputError: if the export takes no picture files, or a file is not a whole image.
         """
         if signatures.BYTES not in self.signatures:
             raise InputError(
                 f"{self.directory} takes no picture files: it has no signature {signatures.BYTES}, "
-                f"for its images have {self.image_shape[-1]} channels or it is an older export."
+                f"because its images have {self.image_shape[-1]} channels or it is an older export."
             )
         return self.call(signatures.BYTES, files)
 

@@ -24,7 +24,7 @@ Answers = dict[str, list[Any]]
 
 
 class Client(Protocol):
-    """What answers for picture files."""
+    """A client that classifies picture files."""
 
     def answers(self, files: Sequence[bytes]) -> Answers:
         """Outputs of `serving_bytes` by name, one element for each file.

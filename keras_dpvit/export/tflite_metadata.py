@@ -1,6 +1,6 @@
 """TFLite Model Metadata: what a file is, what goes in and out, and where its labels are.
 
-A flatbuffer of its own, by the schema "M001" of TFLite Support, in the buffer that the entry
+A separate flatbuffer, by the schema "M001" of TFLite Support, in the buffer that the entry
 `TFLITE_METADATA` of the model names. The labels themselves are attached behind the model
 (`edge.attachments`). Slots below are the fields' places in the schema's tables.
 """
@@ -35,7 +35,7 @@ _LABEL_TYPES = {"probabilities": _AXIS_LABELS, "class_id": _VALUE_LABELS}
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What the metadata says of a model.
+    """The description of a model in the metadata.
 
     Attributes:
         name: str.

@@ -23,14 +23,14 @@ _TOLERANCE = 1e-5
 _PICTURE_TOLERANCE = 0.02
 _TFLITE_TOLERANCE = 1e-4
 # Quantised weights and activations move probabilities; where the best class leads by this much
-# it has to stay the best in so many images of a hundred.
+# it has to stay the best in this share of the images.
 _CLEAR_LEAD = 0.1
 _TOP_1_AGREEMENT = 0.97
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What came of one check.
+    """The outcome of one check.
 
     Attributes:
         name: str.
@@ -166,7 +166,7 @@ class Verification:
             if not np.isfinite(values).all():
                 return Check("outputs", False, f"{name} are not finite")
             if values.min() < 0 or np.abs(values.sum(axis=1) - 1).max() > _TOLERANCE:
-                return Check("outputs", False, f"{name} are no distribution")
+                return Check("outputs", False, f"{name} do not sum to 1 or are negative")
         if not np.array_equal(self._outputs["class_id"], probabilities.argmax(axis=1)):
             return Check("outputs", False, "class_id is not the most probable class")
         return Check("outputs", True, f"finite and normalised on {len(probabilities)} images")
@@ -265,7 +265,7 @@ class Verification:
     def _card(self) -> list[Check]:
         card = self._read_card()
         if card is None:
-            return [Check("privacy card", False, f"{assets.CARD_FILE} is missing or no JSON")]
+            return [Check("privacy card", False, f"{assets.CARD_FILE} is missing or not JSON")]
         wrong = contradictions(card)
         if wrong:
             detail = f"{', '.join(wrong)}: not what the ledger gives"

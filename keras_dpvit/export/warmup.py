@@ -17,13 +17,13 @@ from keras_dpvit.export.served_model import ServedModel
 
 WARMUP_NAME = "tf_serving_warmup_requests"
 MISSING = (
-    "no warm-up requests for TF Serving were written, for tensorflow-serving-api is missing: "
-    "pip install 'keras_dpvit[serving]'"
+    "no warm-up requests for TF Serving were written: tensorflow-serving-api is missing "
+    "(pip install 'keras_dpvit[serving]')"
 )
 
 
 def is_available() -> bool:
-    """Whether tensorflow-serving-api, which defines the requests, is installed."""
+    """True if tensorflow-serving-api, which defines the requests, is installed."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
@@ -56,7 +56,7 @@ def read_warmup(path: pathlib.Path) -> list[Any]:
     """The `PredictRequest`s of a warm-up file, in order.
 
     Raises:
-        InputError: if it is no TFRecord file of `PredictionLog`s, or the API is missing.
+        InputError: if it is not a TFRecord file of `PredictionLog`s, or the API is missing.
     """
     import tensorflow as tf
 

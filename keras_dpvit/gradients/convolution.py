@@ -62,7 +62,10 @@ class GroupedConvRule(InstantiatedRule):
 @register_rule(keras.layers.DepthwiseConv1D)
 @register_rule(keras.layers.DepthwiseConv2D)
 class DepthwiseConvRule(InstantiatedRule):
-    """By channel c and its output m: the gradient in `w_kcm` is `sum_t g_tcm x_(t+k)c`."""
+    """Depthwise convolutions: channel c and its output m.
+
+    The gradient in `w_kcm` is `sum_t g_tcm x_(t+k)c`.
+    """
 
     tap = "activation"
     variable_names = ("kernel", "bias")
@@ -99,7 +102,7 @@ class TokenDepthwiseConvRule(InstantiatedRule):
 
 
 def _windows(layer: Any, inputs: Any) -> Any:
-    """What the kernel sees at each place, `(records, places, taps * channels)`."""
+    """The inputs that the kernel sees at each place, `(records, places, taps * channels)`."""
     lists = [list(each) for each in (layer.kernel_size, layer.strides, layer.dilation_rate)]
     padding = layer.padding
     if layer.rank == 1:  # a row of an image of height 1

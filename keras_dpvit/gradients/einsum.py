@@ -40,7 +40,7 @@ class _Equation:
 
 
 def _parse(equation: str) -> _Equation | None:
-    """The equation, None if the layer is no Dense layer in other axes."""
+    """The equation, None if the layer is not a Dense layer in other axes."""
     match = re.fullmatch("([A-Za-z])([A-Za-z]*),([A-Za-z]+)->([A-Za-z])([A-Za-z]*)", equation)
     if match is None or match[1] != match[4] or match[1] in match[2] + match[3] + match[5]:
         return None

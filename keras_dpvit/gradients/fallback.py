@@ -56,5 +56,5 @@ class VectorizedRule(InstantiatedRule):
 
 
 def draws_random_numbers(layer: Any) -> bool:
-    """Whether the layer or a layer inside it owns a seed generator."""
+    """True if the layer or a layer inside it owns a seed generator."""
     return bool(seed_generators(layer))

@@ -38,7 +38,7 @@ class LinearRule(GradientRule):
         return tf.reshape(kernel, layer.kernel.shape)
 
     def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
-        """Of a kernel that trains, its `tokens`; of a bias that does, its gradients.
+        """The `tokens` of a kernel that trains, and the gradients of a bias that does.
 
         The bias' are left out where a compiled kernel finds them beside the kernel's.
         """
@@ -72,13 +72,13 @@ class LinearRule(GradientRule):
         return sums
 
     def _is_found_at_once(self, kernel: list[Any]) -> bool:
-        # A rule with bias gradients of its own keeps them: they need not be `sum_t g_t`.
+        # A rule that defines its own bias gradients keeps them: they need not be `sum_t g_t`.
         plain_bias = type(self).bias_gradients is LinearRule.bias_gradients
         return plain_bias and len(kernel) == 2 and is_compiled(*kernel)
 
 
 def is_compiled(inputs: Any, gradients: Any) -> bool:
-    """Whether a compiled kernel writes the layer's gradients out."""
+    """True if a compiled kernel writes the layer's gradients out."""
     tokens, width_in, width_out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
     return reductions.writes_out(tokens, width_in, width_out) and native.takes(inputs, gradients)
 

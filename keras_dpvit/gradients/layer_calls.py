@@ -15,7 +15,7 @@ from keras_dpvit.layers.inside import layers_inside
 def record_calls(layers: list[tuple[Any, GradientRule | None]]) -> Iterator[list[list[LayerCall]]]:
     """Within the context, every call of the given layers is kept.
 
-    The layers get an attribute `call` of their own that shadows the method, and lose it at the
+    The layers get an instance attribute `call` that shadows the method, and lose it at the
     end: nothing of Keras is replaced, and the context spans a trace, not a run. A rule with a
     `tap` sees what goes into that function as the layer's output.
 
@@ -79,7 +79,7 @@ def _shadowed(layer: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def called_by_record(model: Any) -> dict[int, bool]:
-    """Which layers of a model see records along the first axis, by the `id` of the layer.
+    """True for each layer whose calls have records on the first axis, by the `id` of the layer.
 
     The model is traced, not run, for two numbers of records: what is given to each layer's calls
     and what they return must have that number of rows. A constant that happens to have as many

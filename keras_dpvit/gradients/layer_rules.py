@@ -1,4 +1,4 @@
-"""Which layers own the trainable variables, and the rule for each."""
+"""The layers that own the trainable variables, and the rule for each."""
 
 import dataclasses
 import logging

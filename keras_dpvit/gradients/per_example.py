@@ -25,7 +25,8 @@ class PerExampleGradients:
         rules: the model's rules.
         forward: calls the model and returns `(losses, aux)`: one loss for each row,
             `(records * rows_per_record,)`, and anything else of the forward pass.
-        present: bool `(records * rows_per_record,)`, False where a row is no record; None for all.
+        present: bool `(records * rows_per_record,)`, False where a row is not a record; None
+            for all.
         rows_per_record: int.
         scale: float, a factor on all gradients.
         jit_compile: bool, XLA for the forward and backward pass. Norms and sums stay with
@@ -195,7 +196,7 @@ def _rows_or_zeros(tensor: Any, usable: Any) -> Any:
 
 
 def _row_by_row(call: LayerCall, rows: int) -> list[LayerCall]:
-    """The call as so many calls, the k-th on the k-th row of every record."""
+    """The call as `rows` calls, the k-th on the k-th row of every record."""
 
     def row(index: int) -> Callable[[Any], Any]:
         def pick(leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a rule is, and where it is registered."""
+"""The interface of gradient rules, and their registry."""
 
 import abc
 import copy
@@ -47,7 +47,7 @@ class Measured:
 
 
 class GradientRule(abc.ABC):
-    """How one layer type turns its calls into per-example gradients of its own variables.
+    """The per-example gradients of one layer type's variables, computed from its calls.
 
     A layer called several times in a forward pass has several calls; their gradients add up
     before the norm is taken. Variables that are not trainable take no part in norms or sums.
@@ -76,22 +76,22 @@ class GradientRule(abc.ABC):
         return rule
 
     def takes(self, variable: Any) -> bool:
-        """Whether a variable takes part in norms and sums."""
+        """True if a variable takes part in norms and sums."""
         return variable.trainable and (self.only_variable is None or variable is self.only_variable)
 
     def trains(self, layer: Any, name: str) -> bool:
-        """Whether the layer has this variable and it takes part."""
+        """True if the layer has this variable and it takes part."""
         variable = getattr(layer, name, None)
         return variable is not None and self.takes(variable)
 
     def supports(self, layer: Any) -> bool:
-        """Whether the rule knows this layer's options; if not, the fallback serves it."""
+        """True if the rule knows this layer's options; if not, the fallback serves it."""
         del layer
         return True
 
     @abc.abstractmethod
     def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
-        """What norms and sums are made of: tensors `(records, ...)`, float32 or float64.
+        """The tensors that norms and sums are made of: `(records, ...)`, float32 or float64.
 
         Taken once for both, within what XLA compiles if the step is compiled; norms and sums are
         left to TensorFlow's kernels. A tensor that several layers give is handed on once.
@@ -163,7 +163,7 @@ def rule_for(layer: Any) -> GradientRule | None:
 
     A subclass is served by its base's rule only while it inherits `call`: what computes
     otherwise has other gradients. So does a layer with quantised weights, and a variable that the
-    rule does not know, as those of LoRA, is none of its business.
+    rule does not know, such as LoRA's, is left out of it.
     """
     if layer.quantization_mode is not None:
         return None

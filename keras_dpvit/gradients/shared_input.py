@@ -13,7 +13,7 @@ from keras_dpvit.gradients.rules import LayerCall
 
 
 class SingleLayer:
-    """A rule by itself: what its rule says, in the form that `JointDense` has.
+    """A single rule, not joined: what it says, in the form that `JointDense` has.
 
     Args:
         rule: the rule.
@@ -101,7 +101,7 @@ def joined(rules: list[LayerRule], calls: list[list[LayerCall]]) -> list[tuple[A
 
 
 def _shared(rule: LayerRule, calls: list[LayerCall]) -> tuple[int, ...] | None:
-    """What layers that can be joined have in common; None for one that cannot be."""
+    """The key that layers to be joined have in common; None for one that cannot be joined."""
     if type(rule.rule) is not DenseRule or len(calls) != 1:
         return None
     inputs, gradient = calls[0].inputs, calls[0].gradient

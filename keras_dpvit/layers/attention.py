@@ -32,7 +32,7 @@ class SelfAttention(keras.layers.Layer):
         `(batch, tokens, width)`.
 
     Raises:
-        InputError: if the width is no multiple of `num_heads`.
+        InputError: if the width is not a multiple of `num_heads`.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class SelfAttention(keras.layers.Layer):
         )
 
     def release_event(self) -> Any:
-        """What publishing this layer's noisy attention maps of one image would cost.
+        """The event of publishing this layer's noisy attention maps of one image.
 
         A row of weights is a probability vector, so another image in its place moves it by at most
         sqrt(2) in L2; the maps are `heads * tokens` such rows, each with noise `t`. The event is
-        for replacing the image, covers these maps alone, and is no part of what training costs;
+        for replacing the image, covers these maps alone, and is not part of what training costs;
         without noise it is a non-private one. At usual `t` it is a large epsilon: the noise
         guarantees nothing worth having.
 

@@ -57,7 +57,7 @@ def patch_grid(image_shape: Any, patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image `(height, width, channels)`.
 
     Raises:
-        InputError: if a side is unknown or no multiple of `patch_size`.
+        InputError: if a side is unknown or not a multiple of `patch_size`.
     """
     height, width = image_shape[0], image_shape[1]
     if not height or not width or height % patch_size or width % patch_size:

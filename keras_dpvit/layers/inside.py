@@ -10,7 +10,7 @@ def layers_inside(layer: Any, include_self: bool = True) -> list[Any]:
         layer: a Keras layer or model.
         include_self: bool, whether the layer itself is among them.
     """
-    # Keras has no public way to the children of a layer that is no model.
+    # Keras has no public way to the children of a layer that is not a model.
     return list(layer._flatten_layers(include_self=include_self))  # noqa: SLF001
 
 

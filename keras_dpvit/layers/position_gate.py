@@ -198,7 +198,8 @@ class PositionGate(keras.layers.Layer):
             side = math.isqrt(num_tokens)
             if side * side != num_tokens:
                 raise InputError(
-                    f"coordinates must be given where the tokens ({num_tokens}) are no square grid."
+                    f"coordinates must be given if the tokens ({num_tokens}) do not fill a "
+                    "square grid."
                 )
             return grid_coordinates(side, side)
         if len(self.coordinates) != num_tokens:

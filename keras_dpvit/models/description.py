@@ -1,4 +1,4 @@
-"""What a model is made of, read off the model itself: parts, sizes, costs."""
+"""A model's parts, sizes and costs, read off the model itself."""
 
 import functools
 import math
@@ -131,7 +131,7 @@ def _size(weights: list[Any]) -> int:
 
 @functools.singledispatch
 def what(layer: Any) -> str:
-    """What a layer is, in a few words; the name of its class where there is no rule."""
+    """The layer in a few words; the name of its class where there is no rule."""
     return type(layer).__name__
 
 

@@ -71,7 +71,7 @@ class FusedClassifier(keras.Model):
         return self.members[0].output_shape
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: a fused model learns nothing of its own."""
+        """Refused: only the members of a fused model are trained."""
         raise InputError("A FusedClassifier is not trained: train its members, then fuse them.")
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ class FusedClassifier(keras.Model):
         return compose([member.privacy_ledger for member in self.members], self.members_data)
 
     def privacy_statement(self, delta: float | None = None) -> str:
-        """What may be said about the fused model's privacy, at `delta` or the members' own."""
+        """The privacy statement of the fused model, at `delta` or the members' own."""
         return statement.statement(self.privacy_ledger, self.privacy_delta(delta))
 
     def privacy_delta(self, delta: float | None = None) -> float:

@@ -1,4 +1,4 @@
-"""What a layer costs: the multiply-accumulates of one image, a rule for each type of layer.
+"""Multiply-accumulates of a layer for one image, a rule for each type of layer.
 
 Counted are products with weights, matrix products and convolutions. Normalisations, softmax,
 activations, pooling, additions and the mixing of two attention maps by a gate are not: this is the

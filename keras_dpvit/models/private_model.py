@@ -1,6 +1,6 @@
-"""How a model hands its training over to a private optimizer.
+"""Models that hand their training over to a private optimizer.
 
-A model's room knows no training code. What it knows are these protocols: an optimizer that has a
+This room imports no training code. It knows these protocols alone: an optimizer that has a
 `private_trainer(model)` method gives a `Trainer`, which does `fit` and `train_step`.
 """
 
@@ -34,7 +34,7 @@ _WITHOUT_PRIVACY = LedgerEntry(
 
 
 class Progress(Protocol):
-    """What a trainer has done so far."""
+    """The progress of a trainer."""
 
     @property
     def steps_done(self) -> int:
@@ -45,7 +45,7 @@ class Progress(Protocol):
 
 
 class Trainer(Protocol):
-    """What trains a model in Keras' place; `training.trainer.PrivateTrainer` is one."""
+    """Trains a model in Keras' place; `training.trainer.PrivateTrainer` is one."""
 
     @property
     def state(self) -> Progress:
@@ -58,11 +58,11 @@ class Trainer(Protocol):
         """One step over one batch."""
 
     def ledger_entries(self) -> tuple[LedgerEntry, ...]:
-        """What the steps so far have cost."""
+        """The ledger entries of the steps so far."""
 
 
 # Keras puts its functional class among the bases of whatever derives from keras.Model, for all
-# that share the base: so this is a mixin with a base of its own.
+# that share the base: so this is a mixin with a separate base.
 if TYPE_CHECKING:
     from keras import Model as _Base
 else:
@@ -70,7 +70,7 @@ else:
 
 
 def _input_error_in(error: Exception) -> InputError | None:
-    """What a source said of a record; TensorFlow's pipeline hands on no more than its words."""
+    """A source's error about a record; TensorFlow's pipeline hands on its words alone."""
     found = re.search(r"InputError: (.+)", str(error))
     return InputError(found[1]) if found and not isinstance(error, InputError) else None
 
@@ -139,14 +139,14 @@ class PrivatelyTrainable(_Base):
         * `physical_batch_size`: int, examples in memory at once; changes no result.
         * `augmentation`: an `Augmentation`, altered copies averaged before clipping.
         * `private_metrics`: a `PrivateMetrics`, training loss and accuracy with noise in the logs.
-        * `checkpoint_dir`: a directory. A run that was cut off goes on from there; under a seed to
-          the same end as if it had not been, else with the steps lost counted as spent.
+        * `checkpoint_dir`: a directory. A run that was cut off resumes from there; under a seed
+          to the same end as if it had not been, else with the steps lost counted as spent.
         * `checkpoint_steps`: int, steps between checkpoints; once an epoch by default.
 
         * `exceed_target`: bool, True lets a plan made for a target epsilon add to what the weights
           have cost before, past that target; refused otherwise.
 
-        Logs have "epsilon", what the model's ledger comes to at the plan's delta. Under another
+        Logs have "epsilon", that of the model's ledger at the plan's delta. Under another
         optimizer `public_data=True` says that these records need no protection.
         """
         public_data = kwargs.pop("public_data", False)
@@ -267,7 +267,7 @@ class PrivatelyTrainable(_Base):
         return [o.own_ledger() for o in provenance.origins_of(self) if o is not self]
 
     def own_ledger(self) -> Ledger:
-        """What this model's own trainings and files have cost; other holders' are not in it."""
+        """The cost of this model's own trainings and files, without that of other holders."""
         if self.private_trainer is None or not self.private_trainer.state.steps_done:
             return self.past_ledger
         entries = tuple(
@@ -282,7 +282,7 @@ class PrivatelyTrainable(_Base):
 
     @property
     def privacy_notes(self) -> tuple[str, ...]:
-        """What epsilon does not count about the weights that the model started from."""
+        """Sentences on what epsilon does not count about the weights the model started from."""
         return self._notes
 
     def start_from(self, ledger: Ledger, notes: tuple[str, ...] = ()) -> None:
@@ -313,7 +313,7 @@ class PrivatelyTrainable(_Base):
         self._disclosed = tuple(dict.fromkeys([*self._disclosed, line]))
 
     def renew_release_id(self) -> None:
-        """Gives what is trained from here on an identity of its own in ledgers."""
+        """Gives what is trained from here on a new identity in ledgers."""
         self._release_id = secrets.token_hex(16)
 
     def count_selection(self, mean: float, shape: float = 1.0) -> None:
@@ -333,7 +333,7 @@ class PrivatelyTrainable(_Base):
         provenance.settle(self, self)
 
     def privacy_statement(self, delta: float | None = None) -> str:
-        """What may be said about this model's privacy.
+        """The statement of this model's privacy.
 
         Args:
             delta: float in (0, 1); None takes the one of the last training's plan.

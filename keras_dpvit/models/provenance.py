@@ -1,4 +1,4 @@
-"""Which trainings a variable's value comes from, whoever holds the variable."""
+"""The trainings that a variable's value comes from, whoever holds the variable."""
 
 import dataclasses
 import hashlib
@@ -24,7 +24,7 @@ class Origin(Protocol):
     """A training that left its traces in variables."""
 
     def own_ledger(self) -> Ledger:
-        """What the training has released so far, and all that it started from."""
+        """The releases of the training so far, and of all that it started from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ _NOT_FRESH = _elsewhere(
 
 @dataclasses.dataclass
 class _Known:
-    """What is known of one variable.
+    """The facts known about one variable.
 
     Attributes:
         origins: trainings that its value comes from.
@@ -108,7 +108,7 @@ def origins_of(model: Any) -> tuple[Origin, ...]:
 def begin_training(model: Any, variables: Iterable[Any], origin: Origin) -> None:
     """Enters that a training is about to change some of a model's variables.
 
-    They come to depend on all of the model's values, and so on what those came from.
+    They now depend on all of the model's values, and so on what those came from.
     """
     observe(model)
     before = origins_of(model)
@@ -160,7 +160,7 @@ def read_ledger(path: str | os.PathLike[str]) -> str | None:
     place = pathlib.Path(path)
     if zipfile.is_zipfile(place):
         with zipfile.ZipFile(place) as file:
-            # The outermost model's: those of models inside it are part of its own.
+            # The outermost model's: it holds those of models inside it.
             names = sorted((n for n in file.namelist() if n.endswith(LEDGER_FILE)), key=len)
             return file.read(names[0]).decode() if names else None
     if place.suffix != ".h5":
@@ -196,7 +196,7 @@ def _digest(variable: Any) -> bytes:
 
 
 def _origins_of_value(digest: bytes) -> tuple[Origin, ...] | None:
-    """What is known of a value, None if it was never seen."""
+    """The origins of a value, None if it was never seen."""
     ledger = _SEEN.get(digest)
     if ledger is None:
         return None

@@ -51,7 +51,7 @@ def check_settings(settings: types.SimpleNamespace) -> None:
 
 
 def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
-    """What the patches are cut from: scaled pixels, scattering features or the stem's channels."""
+    """The maps that patches are cut from: pixels, scattering features or the stem's channels."""
     dtype = settings.dtype
     x = images
     if settings.input_scaling == "image":

@@ -1,4 +1,4 @@
-"""Which part of a model is trained: all of it, its head, or its biases and its head."""
+"""The part of a model that is trained: all of it, its head, or its biases and its head."""
 
 from collections.abc import Iterable
 from typing import Any

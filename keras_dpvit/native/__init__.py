@@ -28,7 +28,7 @@ class RecordProducts:
 
 
 def takes(*tensors: Any) -> bool:
-    """Whether there are kernels for these tensors."""
+    """True if there are kernels for these tensors."""
     return all(tensor.dtype == tf.float32 for tensor in tensors) and library() is not None
 
 

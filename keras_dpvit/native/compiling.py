@@ -27,7 +27,7 @@ _LOG = logging.getLogger("keras_dpvit")
 
 @functools.cache
 def library() -> Any | None:
-    """The kernels as a module of ops; None if they are switched off or cannot be had.
+    """The kernels as a module of ops; None if they are switched off or not available.
 
     They are compiled on first use (some ten seconds) by `$CXX` or g++ and kept in
     `$XDG_CACHE_HOME/keras_dpvit` or `~/.cache/keras_dpvit`, one file for each processor, version of
@@ -62,7 +62,7 @@ def compiled() -> pathlib.Path:
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    """Whether the file is there and ends with its own digest: loading a damaged one would crash."""
+    """True if the file is there and ends with its own digest: loading a damaged one would crash."""
     if not path.is_file():
         return False
     content = path.read_bytes()
@@ -94,7 +94,7 @@ def _digest() -> str:
 
 
 def _processor() -> str:
-    """What the processor can do, as Linux lists it."""
+    """The features of the processor, as Linux lists them."""
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         found = [line for line in lines if line.startswith(("flags", "Features"))]
     return platform.machine() + "".join(found[:1])

@@ -207,7 +207,7 @@ def _draw_row(canvas: Canvas, row: _Row, left: float, middle: float) -> None:
 
 
 def _printed(words: str) -> str:
-    """With a printer's multiplication sign."""
+    """The words with a printer's multiplication sign."""
     return re.sub(r"(\d)x(\d)", r"\1×\2", words)
 
 

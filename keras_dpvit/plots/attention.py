@@ -1,4 +1,4 @@
-"""What a model's tokens attend to, laid over the images, and what its gates have learned."""
+"""Maps of what a model's tokens attend to, over the images, and what its gates have learned."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ from keras_dpvit.models.description import layers_in_order
 from keras_dpvit.plots.attention_sheet import CELL, GAP, GROUP_GAP, MARGIN, Column, Sheet
 from keras_dpvit.plots.tokens import centres
 
-# So many single heads at the most; beyond that their mean is shown.
+# The most heads shown one by one; beyond that their mean is shown.
 _MOST_COLUMNS = 8
 _MOST_BLOCKS = 6
 _MOST_IMAGES = 24
@@ -65,7 +65,7 @@ def attention_figure(
     layers_in_order(model)  # refuses other models
     images = _checked_images(model, images)
     if labels is not None and len(labels) != len(images):
-        raise InputError(f"labels must be as many as images ({len(images)}), got {len(labels)}.")
+        raise InputError(f"labels must be one for each of {len(images)} images, got {len(labels)}.")
     footprints = model.token_footprints()
     blocks = _shown_blocks(model)
     place = _query_place(query, next(iter(footprints.values())).shape[1:])

@@ -169,7 +169,7 @@ class Sheet:
         self.canvas.axes.plot([x], [y], marker="o", markersize=5, zorder=4, **dot)
 
     def _draw_places(self) -> None:
-        """For threshold attention: maps by place alone and shares, at the start and now."""
+        """Draws, for threshold attention, maps by place alone and shares, at the start and now."""
         tops = [self.places_top + i * (self.height + GAP) for i in range(2)]
         self.canvas.text(
             self.by_head[0].x,
@@ -207,7 +207,7 @@ class Sheet:
         self.canvas.text(column.x + CELL / 2, y + 0.18, words, 7.5, color=FAINT)
 
     def _draw_scales(self) -> None:
-        """What the colours say, under the columns of means."""
+        """Draws the scales of colours, under the columns of means."""
         from matplotlib import colormaps
 
         width = max(1.7, self.means[-1].x + CELL - self.means[0].x)

@@ -1,4 +1,4 @@
-"""What stands beside the drawing of a deep network: its stages in numbers, and their tokens."""
+"""Panels beside the drawing of a deep network: its stages in numbers, and their tokens."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def draw_panels(
 
 
 def _draw_shares(canvas: Canvas, left: float, top: float, facts: dict[str, Any]) -> None:
-    """How parameters and work are divided among the stages, as bars."""
+    """Draws the shares of parameters and work among the stages, as bars."""
     y = top + 0.28
     canvas.text(left + 0.2, y, "What the stages hold and do", 10, ha="left", weight="bold")
     for name, words in (("parameters", "Parameters"), ("macs", "Multiply-accumulates")):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def centres(footprints: np.ndarray) -> np.ndarray:
-    """Where tokens lie: the centres of mass of the patches they were pooled from.
+    """Centres of tokens: the centres of mass of the patches they were pooled from.
 
     Args:
         footprints: float `(tokens, rows, columns)`, see `DPViTBackbone.token_footprints`.

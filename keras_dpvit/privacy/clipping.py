@@ -1,4 +1,4 @@
-"""How the groups of one record's gradient are scaled against each other.
+"""Rules that scale the groups of one record's gradient against each other.
 
 A rule here looks at one record alone, so it costs no privacy and bounds nothing: the bound is the
 release cap of `sensitivity`, applied afterwards to the whole gradient.
@@ -65,7 +65,7 @@ class MedianLayerClipping(Clipping):
     Equations 9 and 10 of the DP-ViT paper (Yang 2024). The middle norm for an odd number of
     groups, the mean of the two middle ones for an even number.
 
-    Guarantee: none by itself. The threshold is computed from the record that it should bound; the
+    Guarantee: none alone. The threshold is computed from the record that it should bound; the
     release cap bounds it.
 
     Args:
@@ -109,7 +109,7 @@ class FlatClipping(Clipping):
 
 @dataclasses.dataclass(frozen=True)
 class FixedLayerClipping(Clipping):
-    """Each group is clipped to a fixed norm of its own (He et al. 2023, constant thresholds).
+    """Each group is clipped to its own fixed norm (He et al. 2023, constant thresholds).
 
     Guarantee: the clipped gradient's norm is at most `sqrt(sum of the squared thresholds)`; with a
     `FixedSensitivity` of that size the release cap never acts.

@@ -1,4 +1,4 @@
-"""What was released, and what it cost: the record that every epsilon is computed from."""
+"""Ledgers of what was released at what cost: every epsilon is computed from one."""
 
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ class PrivacyLedger:
         return accounting.delta_of_event(self.event(), epsilon, accountant)
 
     def costs(self) -> tuple[Cost, ...]:
-        """What each entry costs; ledgers of equal costs have equal epsilons."""
+        """The cost of each entry; ledgers of equal costs have equal epsilons."""
         return tuple(entry.cost for entry in self.entries)
 
     def compose_selection(self, mean: float, shape: float = 1.0) -> "PrivacyLedger":
@@ -158,7 +158,7 @@ class ParallelLedger:
         return max((part.delta(epsilon, accountant) for part in self.parts), default=0.0)
 
     def costs(self) -> tuple[Cost, ...]:
-        """What each part costs; ledgers of equal costs have equal epsilons."""
+        """The costs of each part; ledgers of equal costs have equal epsilons."""
         return tuple(part.costs() for part in self.parts)
 
     def compose_selection(self, mean: float, shape: float = 1.0) -> "ParallelLedger":
@@ -238,7 +238,7 @@ def _distinct(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def adjacency(ledger: Ledger) -> str:
-    """Which data sets count as neighbours: by dp_accounting's names.
+    """The relation under which data sets are neighbours, by dp_accounting's name.
 
     Batches of fixed size do not survive a record added or removed, which would shift them; their
     guarantee is for a record replaced by a blank one that adds nothing. Poisson samples cost the
@@ -258,7 +258,7 @@ def epsilon_curve(
     Args:
         ledger: a `PrivacyLedger`.
         delta: float in (0, 1).
-        points: int, so many steps are looked at, at even distances.
+        points: int, number of steps looked at, at even distances.
         accountant: "rdp" or "pld"; the latter takes seconds for each point.
 
     Returns:
@@ -270,7 +270,7 @@ def epsilon_curve(
 
 
 def _until(ledger: PrivacyLedger, step: int) -> PrivacyLedger:
-    """The ledger after so many steps."""
+    """The ledger after `step` steps."""
     past: list[Entry] = []
     for entry in ledger.entries:
         if step <= 0:

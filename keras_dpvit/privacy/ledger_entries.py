@@ -1,4 +1,4 @@
-"""What a ledger is made of: releases in a row, and choices among runs of them."""
+"""Entries of a ledger: releases in a row, and choices among runs of them."""
 
 import dataclasses
 import functools
@@ -124,7 +124,7 @@ class LedgerEntry:
 
     @property
     def cost(self) -> Cost:
-        """What decides the event, hashable."""
+        """The fields that decide the event, hashable."""
         return self.release
 
     def event(self) -> Any:
@@ -132,7 +132,7 @@ class LedgerEntry:
         return _event(self.cost)
 
     def first(self, steps: int) -> "LedgerEntry":
-        """The entry after so many of its steps; its passes at most, if it began within one.
+        """The entry after its first `steps`; its passes at most, if it began within one.
 
         Passes over batches made elsewhere are taken to be equally long.
         """
@@ -144,7 +144,7 @@ class LedgerEntry:
         return dataclasses.replace(self, steps=steps, passes=passes)
 
     def all_entries(self) -> tuple["LedgerEntry", ...]:
-        """This one."""
+        """The entry itself, as a tuple."""
         return (self,)
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class SelectionEntry:
 
     Guarantee: costs `event()`, dp_accounting's repeat-and-select (Papernot and Steinke 2022,
     arXiv:2110.03620, theorems 2 and 6), if the number of runs was drawn from the distribution
-    beforehand, each run was drawn and scored alike and by itself at no more than the cost on
+    beforehand, each run was drawn and scored alike, independently, at no more than the cost on
     record, and nothing but the best run is released (see `tuning.RandomTrials`). Counted by RDP;
     dp_accounting's PLD does not know it.
 
@@ -207,7 +207,7 @@ class SelectionEntry:
 
     @property
     def cost(self) -> Cost:
-        """What decides the event, hashable."""
+        """The fields that decide the event, hashable."""
         return _SELECTION, tuple(entry.cost for entry in self.entries), self.mean, self.shape
 
     def event(self) -> Any:
@@ -240,7 +240,7 @@ def _event(cost: Cost) -> Any:
 
 
 def is_release(cost: Cost) -> bool:
-    """Whether a cost is that of one step at least."""
+    """True if a cost is that of at least one step."""
     return any(map(is_release, cost[1])) if cost[0] == _SELECTION else bool(cost[2])
 
 

@@ -1,4 +1,4 @@
-"""What one step releases, and the one place that knows its sensitivity, noise and event."""
+"""The release of one step, with its sensitivity, noise and event; no other module knows them."""
 
 import dataclasses
 import math
@@ -41,7 +41,7 @@ class StepMechanism:
 
     @property
     def units_moved(self) -> int:
-        """By how many clipping norms one record can move the sum."""
+        """The number of clipping norms by which one record can move the sum."""
         return 2 if self.records_share_units else 1
 
     @property
@@ -62,7 +62,7 @@ class StepMechanism:
 
     @property
     def metrics_noise_multiplier(self) -> float:
-        """Noise on the metrics' sums over what one record in a unit of its own moves them by."""
+        """Noise on the metrics' sums over what one record, alone in its unit, moves them by."""
         return self.noise_multiplier * (self.metrics_noise_ratio or 0.0)
 
     @property

@@ -1,4 +1,4 @@
-"""How the noise changes over a run: factors on the plan's noise multiplier, known beforehand."""
+"""Schedules of noise over a run: factors on the plan's noise multiplier, known beforehand."""
 
 import abc
 import dataclasses

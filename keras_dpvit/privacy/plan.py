@@ -8,6 +8,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting, ledger
 from keras_dpvit.privacy import sampling as samplers
+from keras_dpvit.privacy.batch_sizes import check_schedule, microbatch_size_of, num_steps
 from keras_dpvit.privacy.clipping import (
     Clipping,
     MedianLayerClipping,
@@ -40,7 +41,7 @@ _PARTS: dict[str, tuple[type[Any], Any, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class PrivacyPlan:
-    """How a model is trained privately; every field is public.
+    """The settings of a private training; every field is public.
 
     Guarantee: training under the plan for its `steps` costs at most `epsilon()` at `delta`, for
     the sequence of all noisy sums and counts and anything computed from them: for one record added
@@ -61,8 +62,8 @@ class PrivacyPlan:
         clipping: a `Clipping`.
         sensitivity: a `Sensitivity`.
         noise_schedule: a `NoiseSchedule`, factors on the noise multiplier.
-        microbatch_size: int, divides `batch_size`. Above 1 it is the mean gradient of about so
-            many records, drawn together at random, that is clipped: a record then moves the
+        microbatch_size: int, divides `batch_size`. Above 1 the mean gradient of about that
+            many records, drawn together at random, is clipped: a record then moves the
             sum by twice the clipping norm, which the cost counts.
         sampling: "poisson": each record enters each step with `batch_size/num_examples`.
             "shuffled": batches of `batch_size` over a fresh shuffle in each pass, without
@@ -107,7 +108,7 @@ class PrivacyPlan:
             compositions=_validate.positive_int,
             seed=_validate.optional(_validate.whole),
         )
-        _check_schedule(self.num_examples, self.batch_size, self.epochs)
+        check_schedule(self.num_examples, self.batch_size, self.epochs)
         _validate.one_of(SAMPLINGS, sampling=self.sampling)
         if self.batch_size % self.microbatch_size:
             raise InputError(
@@ -175,13 +176,13 @@ class PrivacyPlan:
         """
         _validate.positive(epsilon=epsilon)
         _validate.open_unit_interval(delta=delta)
-        _check_schedule(num_examples, batch_size, epochs)
+        check_schedule(num_examples, batch_size, epochs)
         _validate.positive_int(compositions=compositions)
         # Plain numbers from here on: NumPy's would wrap around in what is multiplied.
         num_examples, batch_size, epochs = int(num_examples), int(batch_size), float(epochs)
         compositions = int(compositions)
         if num_microbatches is not None:
-            mechanism["microbatch_size"] = _microbatch_size(batch_size, num_microbatches)
+            mechanism["microbatch_size"] = microbatch_size_of(batch_size, num_microbatches)
         # An event asks nothing of the split, so that calibration may pass through small noise.
         template = cls(num_examples, batch_size, epochs, delta, 0.0, **mechanism)
         if not template.sensitivity.certified:
@@ -235,7 +236,7 @@ class PrivacyPlan:
 
     @property
     def sampling_probability(self) -> float:
-        """With which each record enters each step."""
+        """The probability with which each record enters each step."""
         return self.batch_size / self.num_examples
 
     @property
@@ -247,7 +248,7 @@ class PrivacyPlan:
     def steps(self) -> int:
         """The number of steps the plan pays for."""
         if self.sampling == "poisson":
-            return _num_steps(self.num_examples, self.batch_size, self.epochs)
+            return num_steps(self.num_examples, self.batch_size, self.epochs)
         return math.ceil(self.epochs * self.steps_per_epoch)
 
     @property
@@ -258,7 +259,7 @@ class PrivacyPlan:
         return self.num_examples // self.batch_size
 
     def mechanism(self, step: int = 0) -> StepMechanism:
-        """What a step releases: its sensitivity, noise and event."""
+        """The release of a step: its sensitivity, noise and event."""
         return self.mechanism_at(self.noise_schedule.factor(step, self.steps))
 
     def mechanism_at(
@@ -376,7 +377,7 @@ class PrivacyPlan:
 
 
 def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int) -> Any:
-    """The event of so many trainings under a plan with another noise multiplier."""
+    """The event of `compositions` trainings under a plan with another noise multiplier."""
     import dp_accounting
 
     entries = (
@@ -389,28 +390,3 @@ def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int
     )
     once = dp_accounting.ComposedDpEvent([entry.event() for entry in entries])
     return dp_accounting.SelfComposedDpEvent(once, compositions)
-
-
-def _num_steps(num_examples: int, batch_size: int, epochs: float) -> int:
-    return math.ceil(epochs * num_examples / batch_size)
-
-
-def _microbatch_size(batch_size: int, num_microbatches: int) -> int:
-    num_microbatches = _validate.positive_int(num_microbatches=num_microbatches)
-    if batch_size % num_microbatches:
-        raise InputError(
-            f"num_microbatches must divide batch_size={batch_size}, got {num_microbatches}."
-        )
-    return batch_size // num_microbatches
-
-
-def _check_schedule(num_examples: int, batch_size: int, epochs: float) -> None:
-    num_examples = _validate.positive_int(num_examples=num_examples)
-    batch_size = _validate.positive_int(batch_size=batch_size)
-    epochs = _validate.positive(epochs=epochs)
-    if epochs * num_examples / batch_size > 1e9:
-        raise InputError(f"epochs must give at most 1e9 steps, got {epochs:g}.")
-    if batch_size > num_examples:
-        raise InputError(
-            f"batch_size must not exceed the number of examples ({num_examples}), got {batch_size}."
-        )

@@ -1,4 +1,4 @@
-"""Which records enter a step."""
+"""Samplers, which choose the records of a step."""
 
 import functools
 import itertools
@@ -84,7 +84,7 @@ Sampler = PoissonSampler | ShuffledSampler
 
 
 def independent_parts(num_records: int, num_parts: int, seed: int | None = None) -> np.ndarray:
-    """A part number for each record, drawn for each record by itself.
+    """A part number for each record, drawn independently for each record.
 
     Guarantee: a record's part depends on no other record (a cut by position would not do: one
     record removed shifts all behind it), so models of different parts compose in parallel.

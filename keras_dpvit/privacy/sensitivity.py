@@ -50,7 +50,7 @@ def release_weights(layer_norms: Any, factors: Any, cap: Any) -> tuple[Any, Any]
 
 
 class Sensitivity(abc.ABC):
-    """Where the release cap comes from. Its state is one scalar, public after every step.
+    """A source of the release cap. Its state is one scalar, public after every step.
 
     Attributes:
         certified: whether the cap bounds what one record adds, so that epsilon may be claimed.
@@ -92,7 +92,7 @@ class Sensitivity(abc.ABC):
         """
 
     def below_count(self, state: Any, norms: Any, thresholds: Any, taking_part: Any) -> Any:
-        """What is summed over records beside the gradients: +1/2 (norm at most `state`) or -1/2.
+        """The sum, beside the gradients, of +1/2 (norm at most `state`) or -1/2 for each record.
 
         Args:
             state: scalar.
@@ -109,7 +109,7 @@ class Sensitivity(abc.ABC):
         return tf.reduce_sum(tf.where(taking_part, recentred, 0.0))
 
     def noise_scale(self, state: Any, below_count: Any) -> Any:
-        """What the noise multiplier is multiplied with: the cap, whatever the records."""
+        """The factor on the noise multiplier: the cap, whatever the records."""
         del below_count
         return self.cap(state)
 

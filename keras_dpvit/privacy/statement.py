@@ -1,4 +1,4 @@
-"""What may be said about a trained model, generated from its ledger."""
+"""The privacy statement of a trained model, generated from its ledger."""
 
 import dataclasses
 import math
@@ -68,14 +68,14 @@ def statement(ledger: Ledger, delta: float) -> str:
 
 
 def invalidations(ledger: Ledger) -> list[str]:
-    """Whatever the guarantee for the final model does not survive; the statement opens with it."""
+    """Lines on what voids the guarantee for the final model; the statement opens with them."""
     return list(
         dict.fromkeys(line for entry in ledger.all_entries() for line in entry.invalidated_by)
     )
 
 
 def uncovered(ledger: Ledger) -> list[str]:
-    """What epsilon does not count: what the runs did first, then what is never counted."""
+    """Lines on what epsilon does not count: first what the runs did, then the standing limits."""
     lines = [line for entry in ledger.all_entries() for line in entry.not_covered]
     chosen = bool(selections(ledger))
     standing = [_TUNING_REST if chosen and x == _TUNING_LIMIT else x for x in STANDING_LIMITS]
@@ -117,8 +117,8 @@ def _heading(ledger: Ledger, delta: float) -> str:
         head += "\n" + textwrap.fill(large, 80)
     if isinstance(ledger, ParallelLedger):
         head += "\n" + textwrap.fill(
-            "The models were trained on disjoint parts of the records, each record assigned by "
-            "itself, so the larger of their epsilons counts.",
+            "The models were trained on disjoint parts of the records, each record assigned "
+            "independently, so the larger of their epsilons counts.",
             80,
         )
     elif len(ledger.all_entries()) > 1:
@@ -131,7 +131,7 @@ def _heading(ledger: Ledger, delta: float) -> str:
 
 
 def _large_delta(ledger: Ledger, delta: float) -> str:
-    """What is to be said of a delta under which a record may be published whole; else nothing."""
+    """A warning if delta is so large that a record may be published whole; else empty."""
     counts = [
         e.details["num_examples"] for e in ledger.all_entries() if "num_examples" in e.details
     ]

@@ -1,8 +1,8 @@
 """The one door to TensorFlow Privacy.
 
-On TensorFlow >= 2.16 `import tensorflow_privacy` fails, for it imports estimators. The package's
-own switch, set before the import, leaves what is used here: its quantile estimator and the
-epsilon that its users know.
+On TensorFlow >= 2.16 `import tensorflow_privacy` fails, because it imports estimators. The
+package's own switch, set before the import, leaves what is used here: its quantile estimator and
+the epsilon that its users know.
 """
 
 import functools

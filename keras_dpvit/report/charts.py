@@ -40,7 +40,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Where the plane of a chart lies.
+    """The plane of a chart, in the units of the data and of the page.
 
     Attributes:
         x, y: (least, most) in the units of the data.
@@ -117,7 +117,7 @@ def line_chart(
         marks.append(line((_LEFT, y), (axes.right, y), "limit"))
     for curve in curves:
         marks.extend(_drawn(curve, axes))
-    if limit is not None:  # over the lines, for words must be read
+    if limit is not None:  # over the lines: words must be read
         marks.append(text(_LEFT + 4, y - 5, limit[1], "label", "start"))
     marks.extend(_names(curves, axes))
     return svg(name, title, description, marks)
@@ -180,7 +180,7 @@ def _drawn(curve: Curve, axes: Axes) -> list[Markup]:
 
 
 def dot(x: float, y: float, style: int | str, radius: float = 3.5) -> Markup:
-    """A point by itself."""
+    """A single point."""
     return tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius, class_=f"dot {style_class(style)}")
 
 

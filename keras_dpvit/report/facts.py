@@ -78,7 +78,7 @@ def _data_facts(run: Run, held_out: HeldOut) -> dict[str, Any]:
 
 
 def _accuracies(run: Run, held_out: HeldOut) -> list[dict[str, Any]]:
-    """Of each member and of the whole, with 95 % intervals; the last is the run's model."""
+    """Accuracies of each member and of the whole, with 95 % intervals; the run's model is last."""
     guesses = {
         name: held_out.member_probabilities[:, i].argmax(axis=1)
         for i, name in enumerate(run.member_names)

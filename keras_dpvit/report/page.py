@@ -131,7 +131,7 @@ def _header(facts: dict[str, Any], num_samples: int) -> Markup:
 
 
 def _caution(num_samples: int) -> str:
-    """What of the page itself may be private."""
+    """A caution that the page itself may be private."""
     printed = f"prints {num_samples} held-out images" if num_samples else "prints no images"
     return (
         f"This page {printed}, and shows figures computed from held-out images and from training "
@@ -173,7 +173,7 @@ def _tiles(facts: dict[str, Any]) -> list[Markup]:
 
 
 def _alerts(data: dict[str, Any], privacy: dict[str, Any]) -> Markup:
-    """What a reader must know before any figure."""
+    """Warnings that a reader must see before any figure."""
     words = []
     if not all(math.isfinite(value) for value in privacy["epsilon"].values()):
         words.append(

@@ -1,4 +1,4 @@
-"""What a run's model says about held-out images."""
+"""Predictions of a run's model on held-out images."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def predict(run: Run, data: ImageData, max_images: int | None = None) -> HeldOut
     Args:
         run: with its model.
         data: of the run's classes, its images of the model's shape.
-        max_images: int or None, so many at the most, spread evenly over the held-out part.
+        max_images: int or None, the most that are taken, spread evenly over the held-out part.
 
     Raises:
         InputError: if classes or shapes are not the run's.
@@ -83,7 +83,7 @@ def spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def choose_samples(held_out: HeldOut, count: int) -> np.ndarray:
-    """Numbers of images to show: half of them mistakes, where there are so many.
+    """Numbers of images to show: half of them mistakes, or fewer if the model made fewer.
 
     Mistakes come first; each half is spread evenly over the images, so that the choice depends on
     right and wrong alone.

@@ -1,4 +1,4 @@
-"""What a run's ledgers say: epsilon over the steps, and the mechanism of each training."""
+"""Facts from a run's ledgers: epsilon over the steps, and the mechanism of each training."""
 
 import dataclasses
 from typing import Any
@@ -105,7 +105,7 @@ def trainings(run: Run) -> list[dict[str, Any]]:
 
 
 def _by_training(entries: tuple[LedgerEntry, ...]) -> list[list[LedgerEntry]]:
-    """Entries of one noise schedule together, every other by itself."""
+    """Entries of one noise schedule together, every other one alone."""
     found: list[list[LedgerEntry]] = []
     for entry in entries:
         schedule = entry.details.get("noise_schedule", {}).get("name", "constant")

@@ -70,7 +70,7 @@ def _curve_figure(privacy: dict[str, Any]) -> Markup:
 
 
 def _curve_caption(privacy: dict[str, Any]) -> str:
-    """How to read the curve, and where it does not tell the whole."""
+    """A caption on reading the curve, and on what it leaves out."""
     words = ["What the noisy steps so far have cost, from the ledger."]
     if any(not curve["members"] for curve in privacy["curves"]):
         words.append(
@@ -102,7 +102,7 @@ def _composition(privacy: dict[str, Any]) -> str:
     if privacy["ledger"]["kind"] == "parallel":
         return (
             f"The {count} members were trained on disjoint parts of the records, each record "
-            "assigned by itself, so the largest epsilon counts for all together."
+            "assigned independently, so the largest epsilon counts for all together."
         )
     return (
         f"The {count} members were trained on the same records, so their costs compose. Fusing "

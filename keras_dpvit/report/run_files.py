@@ -1,4 +1,4 @@
-"""What trainers.train wrote into a version directory, read and checked."""
+"""Files that trainers.train wrote into a version directory, read and checked."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ class RunFiles:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the model's classes."""
+        """Class names, in the order of the model's classes."""
         return tuple(self.card["dataset"]["class_names"])
 
 
@@ -61,7 +61,7 @@ class Run(RunFiles):
 
     @property
     def member_names(self) -> list[str]:
-        """What the page calls the members."""
+        """The members' names on the page."""
         if len(self.members) == 1:
             return ["model"]
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -71,7 +71,7 @@ class Run(RunFiles):
 
     @property
     def ledger(self) -> Ledger:
-        """What the model has cost; the card's is the same."""
+        """The ledger of the model; the card's is the same."""
         ledger: Ledger = self.model.privacy_ledger
         return ledger
 
@@ -125,7 +125,7 @@ def load(files: RunFiles) -> Run:
     """Loads the model of a run.
 
     Raises:
-        InputError: if it cannot be loaded, is none of this package's, or its ledger is not the
+        InputError: if it cannot be loaded, is not of this package, or its ledger is not the
             one on the card: then one of the files belongs to another run.
     """
     from keras_dpvit.loading import load_model
@@ -183,7 +183,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _are_histories(histories: Any) -> bool:
-    """Whether these are, for each member, lists of numbers by name."""
+    """True if these are, for each member, lists of numbers by name."""
 
     def is_curve(values: Any) -> bool:
         return isinstance(values, list) and all(isinstance(v, numbers.Real) for v in values)

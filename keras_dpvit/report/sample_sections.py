@@ -18,7 +18,7 @@ _DPI = 100
 
 
 def samples_section(held_out: HeldOut, rows: np.ndarray, names: list[str]) -> Markup:
-    """What the members and the fusion say about single images.
+    """Predictions of the members and the fusion for single images.
 
     Args:
         held_out: predictions.
@@ -99,7 +99,7 @@ def attention_section(run: Run, held_out: HeldOut, rows: np.ndarray) -> Markup:
         if isinstance(member, DPViTClassifier) and len(sheets) < _MOST_SHEETS:
             sheets.append(_sheet(name, member, i, held_out, rows))
     if not sheets:
-        words = "The model is none of this package's transformers: it has no attention to show."
+        words = "The model is not a transformer of this package: it has no attention maps."
         return section("attention", "Attention maps", tag("p", words))
     left = len(run.members) - len(sheets)
     note = f" {left} more members are left out." if left else ""

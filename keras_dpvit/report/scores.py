@@ -7,7 +7,7 @@ import numpy as np
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How often each class was taken for each.
+    """Counts of how often each class was taken for each.
 
     Args:
         truth: int `(images,)`, the right classes.
@@ -47,7 +47,7 @@ def class_scores(confusion: np.ndarray) -> list[dict[str, Any]]:
 
 
 def calibration(probabilities: np.ndarray, truth: np.ndarray, num_bins: int = 10) -> dict[str, Any]:
-    """How far the highest probability is from how often it is right.
+    """The gap between the highest probability and how often it is right.
 
     The expected calibration error weighs the distance in each bin of equal width by the share of
     images in it (Guo et al. 2017, On Calibration of Modern Neural Networks, eq 3).

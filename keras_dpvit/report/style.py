@@ -1,7 +1,7 @@
 """The page's style sheet: colours for light and dark, one column on a telephone."""
 
 # Lines: blue, vermilion, green and purple after Okabe and Ito, darkened (or lightened) until each
-# has a contrast of 4.5 to its ground, for their names are written in them.
+# has a contrast of 4.5 to its ground: their names are written in them.
 STYLE = """
 :root { color-scheme: light dark;
   --ground: #f5f6f8; --card: #ffffff; --ink: #1d2228; --faint: #58616b; --rule: #d6dae0;

@@ -14,7 +14,7 @@ _SHOWN = {
 
 
 def training_section(histories: list[dict[str, Any]]) -> Markup:
-    """What `fit` showed of each member.
+    """The section with each member's curves from `fit`.
 
     Args:
         histories: for each member "name", and values by epoch by the name of what was measured.

@@ -74,7 +74,7 @@ ROWS = {
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How one network is trained.
+    """The settings of the training of one network.
 
     Attributes:
         image_size: int, side of the images it sees.

@@ -142,7 +142,7 @@ def _train(row: Row, parts: Parts, settings: Settings) -> tuple[dict[str, float]
 
 
 def cipher_of(row: Row, training: Training) -> ImageCipher | None:
-    """The row's cipher under a key that is no secret: nothing is protected here."""
+    """The row's cipher under a key that is public: nothing is protected here."""
     if row.scheme is None:
         return None
     key = SecretKey(hashlib.sha256(b"encryption_table").digest())

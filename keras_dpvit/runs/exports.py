@@ -22,7 +22,7 @@ from keras_dpvit.privacy import statement
 
 @dataclasses.dataclass
 class Result:
-    """What a run made.
+    """The results of a run.
 
     Attributes:
         directory: the version directory.

@@ -63,7 +63,9 @@ def check_model_file(path: str, argument: str = "model") -> None:
         InputError: if there is none, or its name does not end in .keras.
     """
     if not path.endswith(".keras") or not os.path.isfile(path):
-        raise InputError(f"{argument} must be a .keras file, got {path!r}, which is none.")
+        raise InputError(
+            f"{argument} must be a .keras file, got {path!r}: it does not exist or ends otherwise."
+        )
 
 
 def check_picture(**argument: str) -> None:

@@ -1,4 +1,4 @@
-"""What a run is told: budget, members, model and training."""
+"""Settings of a run: budget, members, model and training."""
 
 import dataclasses
 

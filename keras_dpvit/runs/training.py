@@ -34,7 +34,7 @@ def public_number(num_records: int, settings: RunSettings) -> int:
 
 
 def disclosures(data: ImageData, settings: RunSettings) -> list[str]:
-    """What such a training tells beside its noisy sums, for the statement's limits."""
+    """Lines on what such a training discloses beside its noisy sums, for the statement's limits."""
     lines = ["Training curves in run.json: losses and accuracies on the records, without noise."]
     if settings.num_examples is None:
         lines.append("The number of records, rounded to two digits, is taken as public.")
@@ -71,7 +71,7 @@ def plans(num_examples: int, settings: RunSettings) -> list[PrivacyPlan]:
 def describe(
     plan: PrivacyPlan, data: ImageData, preset: str, settings: RunSettings, num_examples: int
 ) -> str:
-    """What will be trained, in a few lines; of the number of records the public one."""
+    """The coming training in a few lines, with the public number of records."""
     part = {"all": "", "head": ", the head alone", "bias": ", biases and the head alone"}[
         settings.trainable
     ]

@@ -31,7 +31,7 @@ def sampled_batches(
     """A batch for each step, without end.
 
     Args:
-        plan: a plan that samples by itself.
+        plan: a plan that samples records itself, "poisson" or "shuffled".
         source: the records.
         key: 32 bytes, of the sampling.
         first_step: gives the number of the first step when the first batch is drawn.

@@ -37,7 +37,9 @@ class PrivacyBudget(keras.callbacks.Callback):
         if trainer is None:
             raise InputError("PrivacyBudget needs a model compiled with a private optimizer.")
         if trainer.plan.sampling == "external":
-            raise InputError("PrivacyBudget needs a plan that samples by itself.")
+            raise InputError(
+                "PrivacyBudget needs a plan that samples records itself ('poisson' or 'shuffled')."
+            )
         self._trainer = trainer
         self.steps = trainer.state.steps_taken + self._affordable(trainer)
         if self.steps == trainer.state.steps_taken:

@@ -1,4 +1,4 @@
-"""Everything that a private training needs to go on after a crash, in one file."""
+"""Everything that a private training needs to resume after a crash, in one file."""
 
 import io
 import json
@@ -19,7 +19,7 @@ _META = "meta"
 
 
 class Checkpoint:
-    """The state of a training in a directory of its own.
+    """The state of a training in its own directory.
 
     The file holds weights, optimizer, the layers' noise states, the sensitivity's state, the step
     counter (which is the noise counter and the sampler's position) and the ledger. It is written
@@ -106,14 +106,14 @@ class Checkpoint:
             if shapes != [tuple(v.shape) for v in variables]:
                 raise InputError(
                     f"checkpoint_dir={str(self._directory)!r} holds the training of another model: "
-                    "give a directory of its own."
+                    "give a separate directory."
                 )
             for index, variable in enumerate(variables):
                 variable.assign(stored[f"v{index}"])
         return meta
 
     def read_meta(self) -> dict[str, Any] | None:
-        """What `save` was given as `meta`; None if there is no checkpoint."""
+        """The `meta` that `save` was given; None if there is no checkpoint."""
         path = self._directory / _FILE
         if not path.exists():
             return None

@@ -109,7 +109,7 @@ class _Trial:
         self._pass = self._traced(training=True)
         self._draw()
         if not np.isfinite(self._run(self._images, self._labels)[-1]).any():
-            # Nothing would be seen: exp(255) is no number, exp(1) is.
+            # Nothing would be seen: exp(255) is infinite, exp(1) is not.
             self._images = _within_one(self._images)
         self._rows = self._which_have_rows()
 
@@ -132,7 +132,7 @@ class _Trial:
         self._drawn = [self._rng.integers(2**31 - 1, size=s.shape) for s in self._states]
 
     def _which_have_rows(self) -> list[bool]:
-        """Which tensors have the batch as their first axis, whatever its size."""
+        """True for each tensor whose first axis is the batch, whatever its size."""
         self._draw()
         found = [self._run(self._images[:size], self._labels[:size]) for size in _SIZES]
         rows = [
@@ -176,7 +176,7 @@ class _Trial:
     def _spoiled(
         self, images: np.ndarray, labels: np.ndarray, row: int, thoroughly: bool
     ) -> Iterator[list[np.ndarray]]:
-        """What a pass finds with one row spoiled, in one way after the other."""
+        """Results of a pass with one row spoiled, in one way after the other."""
         integers = not np.issubdtype(images.dtype, np.floating)
         signs = self._rng.choice([-1.0, 1.0], images.shape[1:])
         ways = ((np.nan, np.nan), (_LARGE * signs, 1e30), (images[row], np.nan))
@@ -274,7 +274,7 @@ def _other_label(labels: np.ndarray, row: int, value: float) -> Any:
 
 
 def _differ(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether rows differ by more than rounding; what is not finite in the first is left out."""
+    """True if rows differ by more than rounding; what is not finite in the first is left out."""
     if np.array_equal(first, second):
         return False
     first, second = (t.reshape(len(t), -1) for t in (first, second))

@@ -1,4 +1,4 @@
-"""Batches that somebody else makes: their rows are counted, for a pass is what is paid for."""
+"""Batches that somebody else makes: their rows are counted, because cost is per pass."""
 
 from collections.abc import Iterator
 from typing import Any

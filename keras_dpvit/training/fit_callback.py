@@ -43,7 +43,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
             self._checkpoint.note(kind, line)
 
     def use_checkpoints(self, checkpoint: Checkpoint, every: int | None) -> None:
-        """Goes on from the last checkpoint, if there is one, and writes further ones.
+        """Resumes from the last checkpoint, if there is one, and writes further ones.
 
         Args:
             checkpoint: where.
@@ -72,7 +72,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
         self._restore(meta, drawn)
 
     def close(self) -> None:
-        """Lets go of the checkpoint's files."""
+        """Closes the checkpoint's files."""
         if self._checkpoint is not None:
             self._checkpoint.close()
 
@@ -91,8 +91,8 @@ class PrivateFitCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if not self._trainer.is_external and self._trainer.plan_is_spent:
             raise InputError(
-                f"stop_training must stay True: the plan's {self._trainer.plan.steps} steps are "
-                "spent."
+                f"training continued after the plan's {self._trainer.plan.steps} steps were spent: "
+                "stop_training must not be reset."
             )
         if self._checkpoint is not None:
             self._checkpoint.begin_step(self._trainer.state.steps_taken + 1)
@@ -168,7 +168,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
         for kind, line in checkpoint.notes():
             trainer.state.note(kind, line)
         trainer.model.past_ledger = ledger_from_dict(meta["past_ledger"])
-        # Two copies of a checkpoint may go on: what follows is not the release of either.
+        # Two copies of a checkpoint may resume: what follows is not the release of either.
         trainer.model.renew_release_id()
         if trainer.plan.seed is None:
             # The lost steps have been taken, with noise that is lost too: they count as spent,

@@ -19,7 +19,7 @@ _SUFFIXES = (".keras", ".weights.h5")
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """What `load_initial_weights` took from a file.
+    """The outcome of `load_initial_weights`.
 
     Attributes:
         has_head: bool, whether the head's weights came too; if not, the head is as it was.
@@ -92,7 +92,7 @@ def _from_model(model: Any, path: pathlib.Path) -> InitialWeights:
     del classifier, fused, private_wrapper, optimizers
     try:
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is cut short or no .keras file")
+            raise ValueError("it is cut short or not a .keras file")
         source = keras.saving.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged file makes Keras raise
         raise _unreadable(path, error) from error

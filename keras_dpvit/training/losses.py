@@ -17,7 +17,7 @@ class PerClassBinaryCrossentropy(keras.losses.Loss):
 
     `-(1/C) sum_c [y_c log p_c + (1 - y_c) log(1 - p_c)]` with `p = sigmoid(logits)`, computed from
     the logits so that no probability reaches 0 or 1. Beside softmax cross-entropy each class has
-    a threshold of its own. At inference take the largest logit, or the sigmoids.
+    its own threshold. At inference take the largest logit, or the sigmoids.
 
     Args:
         name: str or None.
@@ -110,7 +110,7 @@ def check_loss(loss: Any, y: Any, outputs: Any) -> None:
         raise InputError(
             "loss must be the sum or mean of one loss for each record, this one compares the "
             "records of a batch (its value for a batch differs from that of its records one by "
-            "one): each record's gradient is clipped by itself, so give a loss that looks at one "
+            "one): each record's gradient is clipped separately, so give a loss that looks at one "
             "record."
         )
 

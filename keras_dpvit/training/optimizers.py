@@ -10,7 +10,7 @@ from keras_dpvit.training.step import PrivateGradients
 
 
 class _PrivateOptimizer:
-    """What the private optimizers share: the plan, and the refusal of plain gradients."""
+    """The base of the private optimizers: the plan, and the refusal of plain gradients."""
 
     plan: PrivacyPlan
     # Of Keras' optimizer, the other base.
@@ -77,7 +77,8 @@ class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
             `fit` ends. `gradient_accumulation_steps` is refused: see `physical_batch_size`.
 
     Raises:
-        InputError: if the plan is none or gradients are to be accumulated over steps.
+        InputError: if the plan is not a `PrivacyPlan`, or if gradients are accumulated over
+            steps.
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 0.1, **kwargs: Any) -> None:
@@ -99,7 +100,8 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
             `fit` ends. `gradient_accumulation_steps` is refused: see `physical_batch_size`.
 
     Raises:
-        InputError: if the plan is none or gradients are to be accumulated over steps.
+        InputError: if the plan is not a `PrivacyPlan`, or if gradients are accumulated over
+            steps.
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:

@@ -24,7 +24,7 @@ class PrivateMetrics:
 
     Each step sums two numbers over its sampled records, beside their clipped gradients: the loss,
     clipped to [0, max_loss], and whether the answer is right, both mapped to [-1/2, 1/2]. The sums
-    get noise of their own. At the end of an epoch their totals over the public expected number of
+    get separate noise. At the end of an epoch their totals over the public expected number of
     records are in the logs as "private_loss" and "private_accuracy" (the latter for class numbers,
     one-hot labels, or one output under a binary cross-entropy). Callbacks may act on them. Noise
     can carry them a little out of their range. An epoch that a checkpoint cut in two counts the
@@ -67,12 +67,12 @@ class PrivateMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class MetricSums:
-    """What `PrivateMetrics` come to for one model: the two sums, and what is shown of them.
+    """`PrivateMetrics` worked out for one model: the two sums, and what is shown of them.
 
     Attributes:
         max_loss: float.
         noise_ratio: float.
-        answers: str, how an answer is told right: "classes", "one_hot", "binary", or "" for none.
+        answers: str, the kind of answer scored: "classes", "one_hot", "binary", or "" for none.
         threshold: float, of one output's two classes.
     """
 
@@ -105,7 +105,7 @@ class MetricSums:
         return tf.reduce_sum(tf.clip_by_value(means, -0.5, 0.5), axis=0)
 
     def _right(self, outputs: Any, labels: Any) -> Any:
-        """For each row 1/2 if its answer is right, else -1/2; 0 where answers are not told."""
+        """1/2 for each row whose answer is right, else -1/2; 0 where answers are not scored."""
         rows = tf.shape(outputs)[0]
         if self.answers == "classes":
             right = tf.argmax(outputs, axis=-1) == tf.cast(tf.reshape(labels, (rows,)), tf.int64)
@@ -151,8 +151,8 @@ def metric_sums(
         )
     if plan.sampling == "external":
         raise InputError(
-            "private_metrics need a plan that samples by itself: the public number of records in "
-            "others' batches is not known."
+            "private_metrics need a plan that samples records itself ('poisson' or 'shuffled'): "
+            "the public number of records in others' batches is not known."
         )
     for mechanism, _ in plan.noise_segments(private_metrics.noise_ratio):
         mechanism.split_noise()  # refuses what leaves the gradient nothing
@@ -169,7 +169,7 @@ def metric_sums(
 
 
 def _answers(model: Any, labels: np.ndarray) -> tuple[str, float]:
-    """How a model's answers are told right, from shapes, kinds and the loss' name alone."""
+    """The kind of answers a model gives, from shapes, types and the loss' name alone."""
     loss = keras.losses.get(model.loss)
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
     entropy = "crossentropy" in name

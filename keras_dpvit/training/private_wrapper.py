@@ -32,7 +32,7 @@ class DPModel(PrivatelyTrainable, keras.Model):
         return self.network(images, training=training)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As `PrivatelyTrainable.compile`; chooses anew, for the network may be shared."""
+        """As `PrivatelyTrainable.compile`; chooses anew, since the network may be shared."""
         choose_trainable(self, self.trainable_part)
         super().compile(*args, **kwargs)
 
@@ -54,7 +54,7 @@ class DPModel(PrivatelyTrainable, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         network = keras.saving.serialize_keras_object(self.network)
-        # How the network was compiled by itself is of no use here, and KerasHub's classifiers,
+        # How the network was compiled is of no use here, and KerasHub's classifiers,
         # which compile themselves, would warn of it when they are loaded.
         network.pop("compile_config", None)
         return {"name": self.name, "network": network, "trainable_part": self.trainable_part}
@@ -81,8 +81,8 @@ def make_private(model: Any, trainable: str = "all") -> DPModel:
             KerasHub classifier too, given images as its backbone takes them.
         trainable: "all", whatever is trainable in the model; "head", only the layers outside of
             `model.backbone`, or the last layer with variables where there is no backbone; "bias",
-            additive biases (variables named bias or beta) and the whole head, for a head of new
-            classes starts from random weights (DP-BiTFiT, Bu et al. 2022).
+            additive biases (variables named bias or beta) and the whole head, because a head of
+            new classes starts from random weights (DP-BiTFiT, Bu et al. 2022).
 
     Raises:
         InputError: if the model is not built, has several inputs or outputs or sides that are not
@@ -113,6 +113,6 @@ def _check_network(model: Any) -> None:
         raise InputError(f"model must have an input of fixed sides, got {given}.")
     if getattr(model, "preprocessor", None) is not None:
         raise InputError(
-            "model must have no preprocessor, for private training does not call it: preprocess "
-            "the images, then set model.preprocessor = None."
+            "model must have no preprocessor, because private training does not call it: "
+            "preprocess the images, then set model.preprocessor = None."
         )

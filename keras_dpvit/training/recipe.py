@@ -50,7 +50,7 @@ def recipe_of(model: Any, *others: Any) -> str | None:
         return None
     flags = [(layer.trainable, layer.dtype_policy.name) for layer in layers]
     try:
-        # Of the layers too: a model of a class of its own may tell little in its settings.
+        # Of the layers too: a model of a user's class may tell little in its settings.
         content = [keras.saving.serialize_keras_object(part) for part in (*layers, *others)]
         for part in content:
             if isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Where the records of a training come from: arrays, random-access sources, Keras data sets."""
+"""Sources of a training's records: arrays, random-access sources, Keras data sets."""
 
 import abc
 from collections.abc import Mapping
@@ -114,7 +114,7 @@ class RandomAccessSource(Source):
 
 
 def _room_for(records: int, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Empty arrays for so many records that are like this one."""
+    """Empty arrays for `records` records like the one given."""
     return (
         np.empty((records, *image.shape), image.dtype),
         np.empty((records, *label.shape), label.dtype),
@@ -166,7 +166,10 @@ class PyDatasetSource(Source):
             raise InputError("x must give batches as (images, labels), without sample weights.")
         images, labels = np.asarray(batch[0]), np.asarray(batch[1])
         if len(images) != len(labels):
-            raise InputError("labels must be as many as images in each batch.")
+            raise InputError(
+                "x must give as many images as labels in each batch, got "
+                f"{len(images)} and {len(labels)}."
+            )
         return images, labels
 
     def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,8 +197,8 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         InputError: on anything but arrays, shapes or types that do not fit, or more than a few
-            labels outside the model's classes. What single records hold ends nothing, for an end
-            would tell of them: they count as zero.
+            labels outside the model's classes. What single records hold ends nothing, because
+            an end would reveal it: they count as zero.
     """
     if not hasattr(x, "shape") or not hasattr(y, "shape"):
         raise InputError(
@@ -205,7 +208,7 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     check_images(x, tuple(model.input_shape[1:]))
     if len(x) != len(y):
-        raise InputError("labels must be as many as images, got another number.")
+        raise InputError(f"images and labels must have the same length, got {len(x)} and {len(y)}.")
     classes = num_classes_of(model, y)
     if classes is not None:
         check_labels(y, classes, _FEW)
@@ -213,7 +216,7 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def num_classes_of(model: Any, labels: Any) -> int | None:
-    """The number of classes that labels number, one each record; None where they are no numbers.
+    """The number of classes, if labels are class numbers, one for each record; else None.
 
     Whole numbers beside several outputs number classes, and so does whatever a sparse loss is
     given; targets of a single output do not.
@@ -242,7 +245,7 @@ def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
 
 
 def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Which records have a label that is none of the classes, bool `(records,)`."""
+    """Mask of the records whose label is not one of the classes, bool `(records,)`."""
     bad = ~((labels >= 0) & (labels < num_classes))  # a NaN is not in range, either
     return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
 

@@ -1,4 +1,4 @@
-"""What a private training has done so far, and the keys that its random numbers come from."""
+"""The progress of a private training, and the keys that its random numbers come from."""
 
 import hashlib
 import hmac
@@ -123,7 +123,7 @@ class TrainingState:
         return [self.steps, self.sensitivity]
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the variables, JSON-able."""
+        """The JSON-able part of a checkpoint, beside the variables."""
         return {
             "passes": self.passes,
             "entered": list(self.entered),

@@ -45,7 +45,7 @@ _MODES = {LOSS: "min", ACCURACY: "max"}
 class Steering:
     """Watches what the callbacks of one `fit` read of its logs.
 
-    Guarantee: none of its own. A callback that acts on a value computed from the records without
+    Guarantee: none. A callback that acts on a value computed from the records without
     noise makes the model depend on them in a way that no epsilon counts. Keras' own callbacks are
     known; any other gets logs that note what is read of them. What reaches a callback past its
     logs is not seen (docs/pitfalls.md).
@@ -75,7 +75,7 @@ class Steering:
             callbacks: as `fit` takes them, a Keras `CallbackList` too, which is taken apart.
 
         Raises:
-            InputError: on what is no callback, or one that private training refuses.
+            InputError: on what is not a callback, or is one that private training refuses.
         """
         found = flattened(callbacks)
         refuse_backup(found)
@@ -102,7 +102,7 @@ class Steering:
         """Notes what a callback does whatever it monitors."""
         kind = type(callback)
         if kind in (*_ACT_ON_MONITOR, *_SAVE) and callback.mode == "auto":
-            # Keras knows no direction for names that are no metric's.
+            # Keras knows no direction for names that are not a metric's.
             callback.mode = _MODES.get(callback.monitor, "auto")
         if kind is _callbacks.TerminateOnNaN:
             self._acted(callback, "loss")
@@ -215,7 +215,7 @@ def same_records(x: Any, validation_data: Any) -> bool:
 
 def _is_known(callback: Any) -> bool:
     known = (*_ACT_ON_MONITOR, *_SAVE, *_LOGGERS, *_HARMLESS, _callbacks.TerminateOnNaN)
-    # An instance can carry hooks of its own.
+    # An instance can carry hooks beside its class'.
     own = any(hook in vars(callback) for hook in (*_TRAINING_HOOKS, *_TEST_HOOKS))
     return type(callback) in known and not own
 

@@ -227,7 +227,7 @@ def _chunk_sizes(microbatches: int, limit: int, xla: bool) -> tuple[int, int, in
     most = limit - limit % grain
     ends = (microbatches / chunks + sign * 2 * deviation for sign in (-1, 1))
     low, high = (math.ceil(end / grain) * grain for end in ends)
-    # Where memory cuts more often than that, the parts have sizes of their own.
+    # Where memory cuts more often than that, the parts have other sizes.
     return (grain, max(low, grain), high) if xla and high <= most else (grain, grain, most)
 
 

@@ -14,7 +14,7 @@ from keras_dpvit.layers.attention import SelfAttention
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.normalization import DPLayerNormalization
 
-# Layers that draw for each row by itself, by what their call says.
+# Layers that draw for each row separately, by what their call says.
 _DRAW_BY_ROW: tuple[Any, ...] = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
@@ -60,7 +60,7 @@ class TracedPass:
             self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
 
     def run(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-        """What every layer is given and returns, and the gradients in that; float32."""
+        """Inputs and outputs of every layer, and the gradients in those; float32."""
         found = self._function(tf.constant(images), tf.constant(labels))
         return [tensor.numpy() for tensor in found]
 

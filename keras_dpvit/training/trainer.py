@@ -51,7 +51,7 @@ class PrivateTrainer:
         model: the Keras model, `PrivatelyTrainable`.
         optimizer: the private optimizer.
         plan: the `PrivacyPlan`.
-        jit_compile: bool or "auto", XLA for the forward and backward pass. "auto" is no XLA,
+        jit_compile: bool or "auto", XLA for the forward and backward pass. "auto" is without XLA,
             which takes its time to compile each of several sizes of a sample's chunks.
     """
 
@@ -91,7 +91,7 @@ class PrivateTrainer:
         return self.state.steps_taken >= self.plan.steps
 
     def ledger_entries(self) -> tuple[LedgerEntry, ...]:
-        """What the steps so far have cost."""
+        """The ledger entries of the steps so far."""
         state = self.state
         return self.plan.entries(
             state.steps_done,
@@ -147,8 +147,8 @@ class PrivateTrainer:
         callback = PrivateFitCallback(self, epochs)
         if checkpoint_dir is not None and self.is_external:
             raise InputError(
-                "checkpoint_dir needs a plan that samples by itself: nobody knows which batches of "
-                "the others' pass are still to come."
+                "checkpoint_dir needs a plan that samples records itself ('poisson' or "
+                "'shuffled'): nobody knows which batches of the others' pass are still to come."
             )
         if checkpoint_dir is not None:
             callback.use_checkpoints(Checkpoint(checkpoint_dir), checkpoint_steps)
@@ -265,7 +265,7 @@ class PrivateTrainer:
         if self.model.losses:
             raise InputError(
                 "add_loss and regularizers cannot be used in private training: their gradients "
-                "are no record's own."
+                "belong to no single record."
             )
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")

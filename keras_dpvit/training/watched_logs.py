@@ -10,8 +10,8 @@ class WatchedLogs(dict):
     """A view of Keras' logs for one callback.
 
     Reads come from the logs themselves and are noted; writes go to them. Names, their number and
-    iteration over them are no reads. Holds the values as well, for C code that looks at a dict's
-    inside: what does that by itself, past every method, is not seen.
+    iteration over them are not reads. Holds the values as well, for C code that looks at a dict's
+    inside: what that code reads, past every method, is not seen.
 
     Args:
         logs: dict, Keras' own.

@@ -135,7 +135,7 @@ def test_bad_input():
             recover()
     with pytest.raises(InputError, match=r"^scheme must be one of"):
         known_plaintext.recover("aes", image, image, {})
-    with pytest.raises(InputError, match=r"^plain and encrypted must be as many"):
+    with pytest.raises(InputError, match=r"^plain and encrypted must have the same length"):
         known_plaintext.recover("pe", image, image[:0], {"shuffle_colors": True})
     lossy = {"mode": "color", "block_size": 4, "legacy_channel_bug": True}
     with pytest.raises(InputError, match=r"^legacy_channel_bug"):

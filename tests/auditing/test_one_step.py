@@ -61,7 +61,7 @@ def test_the_best_threshold_is_the_one_between_the_sides():
     assert 2 < threshold < 7
     assert shown == pytest.approx(epsilon_from_test(TestResult(500, 500, 0), 0.0, 0.999), abs=0.4)
     assert apply_threshold(np.array([1.0, 4.0]), np.array([4.0, 5.0]), 4.0) == TestResult(2, 2, 1)
-    with pytest.raises(InputError, match="as many with the record"):
+    with pytest.raises(InputError, match="must be equal in number"):
         apply_threshold(without, with_record[:10], 0.0)
 
 

@@ -42,7 +42,7 @@ def test_what_is_refused_before_anything_is_written(source, tmp_path, key_file):
     refused(tmp_path, "16x24, but this key is for 16x16: give", source, hidden, fixed)
     refused(tmp_path, "size must be 16,16", source, hidden, fixed, size=(8, 8))
     large = encryption.KeyFile(key_file.key, "vit_block", {"block_size": 16})
-    refused(tmp_path, "16x24, no multiple of the block size 16: give", source, hidden, large)
+    refused(tmp_path, "16x24, not a multiple of the block size 16: give", source, hidden, large)
     PIL.Image.fromarray(np.zeros((16, 24), np.uint8)).save(source / "gray.png")
     gray = encryption.KeyFile(key_file.key, "etc", {"mode": "grayscale"})
     refused(tmp_path, "3 channels", source, hidden, gray)

@@ -203,9 +203,9 @@ def test_the_same_key_is_never_wrapped_twice_alike(tmp_path, key_file):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
         (b"[]", "not a key file"),
         (b'{"format": "other"}', "not a key file"),
         (b'{"format": "keras_dpvit encryption key", "version": 2}', "version 2"),

@@ -260,7 +260,7 @@ def test_only_independent_gates_have_a_second_one():
 
 
 def test_tokens_that_are_no_square_need_coordinates():
-    with pytest.raises(InputError, match=r"coordinates must be given .* \(6\) are no square grid"):
+    with pytest.raises(InputError, match=r"coordinates must be given .* \(6\) do not fill"):
         PositionGate().build((None, 2, 6, 6))
 
 

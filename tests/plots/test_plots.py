@@ -197,7 +197,7 @@ def test_query_is_the_token_nearest_to_a_patch(images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": ["one"]}, r"labels must be as many as images \(3\), got 1"),
+        ({"labels": ["one"]}, "labels must be one for each of 3 images, got 1"),
         ({"query": (4, 0)}, r"query must be \(row, column\) within 4 x 4 patches, got \(4, 0\)"),
         ({"query": (0, -1)}, r"query must be \(row, column\) within 4 x 4 patches"),
     ],

@@ -158,7 +158,7 @@ def test_a_budget_without_private_training_is_refused(small_records):
             model.fit(x, y, verbose=0, callbacks=[kd.PrivacyBudget(1.0)], **arguments)
     elsewhere = compiled(sampling="external")
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(20)
-    with pytest.raises(InputError, match="needs a plan that samples by itself"):
+    with pytest.raises(InputError, match="needs a plan that samples records itself"):
         elsewhere.fit(data, verbose=0, callbacks=[kd.PrivacyBudget(1.0)])
 
 

@@ -99,7 +99,7 @@ def test_batches_that_change_are_refused(small_records):
     for change, message in (
         (lambda a, b: (a[:, :3], b), "images must have one shape"),
         (lambda a, b: (a / 2, b), "images must be of one type"),
-        (lambda a, b: (a, b[:-1]), "labels must be as many as images"),
+        (lambda a, b: (a, b[:-1]), "x must give as many images as labels"),
     ):
         data = Changing(x, y, [7] * 8 + [4])
         data.change = change

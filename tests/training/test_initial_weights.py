@@ -130,14 +130,14 @@ def other_suffix(folder, classifier, network):
 
 def no_archive(folder, classifier, network):
     (folder / "text.keras").write_text("no archive")
-    return folder / "text.keras", "it is cut short or no .keras file"
+    return folder / "text.keras", "it is cut short or not a .keras file"
 
 
 def cut_model(folder, classifier, network):
     classifier().save(folder / "cut.keras")
     content = (folder / "cut.keras").read_bytes()
     (folder / "cut.keras").write_bytes(content[: len(content) // 2])
-    return folder / "cut.keras", "it is cut short or no .keras file"
+    return folder / "cut.keras", "it is cut short or not a .keras file"
 
 
 def no_weights(folder, classifier, network):

@@ -200,6 +200,6 @@ def test_a_step_that_the_plan_does_not_pay_for_is_not_taken(small_records):
 
     model = a_model()
     model.compile(kd.DPKerasSGDOptimizer(a_plan(epochs=1.3)), LOSS)
-    with pytest.raises(InputError, match="stop_training must stay True: the plan's 4 steps"):
+    with pytest.raises(InputError, match="training continued after the plan's 4 steps"):
         model.fit(*small_records, epochs=3, verbose=0, callbacks=[GoOn()])
     assert [entry.steps for entry in model.privacy_ledger.entries] == [4]

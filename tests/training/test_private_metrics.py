@@ -319,7 +319,7 @@ def test_a_resumed_run_keeps_the_metrics_and_refuses_others(digits, tmp_path):
         (lambda: PrivateMetrics(noise_ratio=1.0), "noise_ratio must be above 1"),
         (lambda: PrivateMetrics(noise_ratio="10"), "noise_ratio must"),
         (lambda: sums_for("loss"), "must be a keras_dpvit.PrivateMetrics"),
-        (lambda: sums_for(PrivateMetrics(), sampling="external"), "samples by itself"),
+        (lambda: sums_for(PrivateMetrics(), sampling="external"), "samples records itself"),
         (
             lambda: sums_for(PrivateMetrics(), sensitivity=PublishedSensitivity()),
             "need a certified plan",

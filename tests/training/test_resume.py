@@ -27,10 +27,9 @@ y = rng.integers(0, 3, 120)
 plan = kd.PrivacyPlan(
     num_examples=120, batch_size=20, epochs=5, delta=1e-4, noise_multiplier=1.0, seed=seed
 )
-backbone = kd.DPViTBackbone(
-    (4, 4, 1), patch_size=2, hidden_dim=8, num_heads=2, attention_noise_stddev=0.02, seed=4
-)
-model = kd.DPViTClassifier(backbone, num_classes=3)
+layers = keras.layers
+front = [keras.Input((4, 4, 1)), layers.Rescaling(1 / 255), layers.Flatten()]
+model = kd.make_private(keras.Sequential([*front, layers.Dropout(0.1), layers.Dense(3)]))
 model.compile(
     kd.DPKerasAdamOptimizer(plan, learning_rate=1e-2),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),

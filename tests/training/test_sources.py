@@ -154,7 +154,7 @@ def compiled(shape=(4, 4, 1), **changes):
         (lambda x, y: (Records(x[:, :3], y), None), "images must be 4x4x1"),
         (lambda x, y: (by_seven(x[:, :3], y), None), "images must be 4x4x1"),
         (lambda x, y: (x, y + 1), "labels must lie in 0..2"),
-        (lambda x, y: (x, y[:-1]), "labels must be as many"),
+        (lambda x, y: (x, y[:-1]), "images and labels must have the same length"),
     ],
 )
 def test_what_a_plan_cannot_sample_from_is_refused(make, message, small_records):
@@ -353,6 +353,6 @@ def test_what_an_external_plan_cannot_count_is_refused(small_records, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             model.fit(*given, verbose=0)
-    with pytest.raises(InputError, match="checkpoint_dir needs a plan that samples by itself"):
+    with pytest.raises(InputError, match="checkpoint_dir needs a plan that samples records itself"):
         model.fit(data, verbose=0, checkpoint_dir=tmp_path)
     assert model.privacy_ledger.entries == ()

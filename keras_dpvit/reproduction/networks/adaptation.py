@@ -25,7 +25,7 @@ def adapt(x: Any, kind: str, block_size: int = 4) -> Any:
         kind: "none" leaves them. "tanaka" is the one of Tanaka 2018: all blocks share their
             convolutions. "le" is the simpler one behind the published figures of LE (Madono et
             al., arXiv 2001.07761): one shared convolution. "ele" is theirs for ELE: each block has
-            weights of its own and a learned matrix mixes the blocks, with a penalty that draws it
+            its own weights and a learned matrix mixes the blocks, with a penalty that draws it
             towards a permutation and one on the variation of the output. How the variation is
             averaged is not printed; here it is the mean over all places and channels.
         block_size: int, of the encryption.
@@ -34,7 +34,7 @@ def adapt(x: Any, kind: str, block_size: int = 4) -> Any:
         `(batch, height, width, 16)`, with "tanaka" 32 channels, or x itself.
 
     Raises:
-        InputError: if `kind` is not known or the sides are no multiples of `block_size`.
+        InputError: if `kind` is not known or the sides are not multiples of `block_size`.
     """
     _validate.one_of(ADAPTATIONS, adaptation=kind)
     if kind == "none":

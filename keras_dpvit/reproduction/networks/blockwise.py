@@ -1,4 +1,4 @@
-"""Layers for images whose every block has a key of its own, and whose blocks are permuted."""
+"""Layers for images whose every block has a separate key, and whose blocks are permuted."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ class BlockwiseConv(keras.layers.Layer):
         return x + self.bias
 
     def _largest_singular_values(self, update: bool) -> Any:
-        """Of each block's matrix, `(blocks,)`; the vectors of the iteration are constants."""
+        """Largest singular value of each block's matrix, `(blocks,)`; iterates are constants."""
         kernel = ops.cast(self.kernel, "float32")
         fixed = ops.stop_gradient(kernel)
         right = _unit_vectors(ops.einsum("nvf,nf->nv", fixed, self.left.value))

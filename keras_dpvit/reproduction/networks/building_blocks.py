@@ -1,4 +1,4 @@
-"""What the comparison networks have in common: convolutions and normalisation as their code has."""
+"""Building blocks of the comparison networks: convolutions and normalisation as in their code."""
 
 from typing import Any
 

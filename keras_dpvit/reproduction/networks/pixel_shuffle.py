@@ -27,7 +27,7 @@ class PixelShuffle(keras.layers.Layer):
         `(batch, height * scale, width * scale, channels)`.
 
     Raises:
-        InputError: if the channels are no multiple of `scale^2`.
+        InputError: if the channels are not a multiple of `scale^2`.
     """
 
     def __init__(self, scale: int, total_variation: float = 0.0, **kwargs: Any) -> None:
