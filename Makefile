@@ -5,7 +5,7 @@ PEERS := .venv-peers
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: try demo test proof lint data docs peers clean help
+.PHONY: try demo test proof lint data site docs peers clean help
 
 help:
 	@echo "make try    ask the model that ships here what is on a picture, and check its files"
@@ -14,6 +14,7 @@ help:
 	@echo "make proof  what takes minutes: trainings killed and resumed, a server under load"
 	@echo "make lint   ruff, mypy and the floors of the rooms"
 	@echo "make docs   tables and drawing of docs/model.md"
+	@echo "make site   the documentation as a site, into site/"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
 	@echo "make clean  remove .venv, $(PEERS) and caches"
 
@@ -39,6 +40,9 @@ lint: $(VENV)/.test-installed
 
 docs: $(VENV)/.demo-installed
 	$(PY) docs/build.py
+
+site: $(VENV)/.test-installed
+	$(PY) -m mkdocs build --strict
 
 # Debian packages that the tests read (Fashion-MNIST), open the report in (Chromium) and compile
 # kernels with (g++).
@@ -72,11 +76,11 @@ $(VENV)/bin/python:
 		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo-installed: setup.py | $(VENV)/bin/python
+$(VENV)/.demo-installed: pyproject.toml | $(VENV)/bin/python
 	$(PY) -m pip install -q --disable-pip-version-check -e ".[edge,serving]"
 	@touch $@
 
-$(VENV)/.test-installed: setup.py | $(VENV)/bin/python
+$(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/python
 	$(PY) -m pip install -q --disable-pip-version-check -e ".[test]"
 	@touch $@ $(VENV)/.demo-installed
 

@@ -1,3 +1,3 @@
-"""The version of the package: read by `setup.py`, written into every export."""
+"""The version of the package: read by pyproject.toml, written into every export."""
 
 __version__ = "0.1.0"

@@ -146,7 +146,7 @@ def _large_delta(ledger: Ledger, delta: float) -> str:
 def _training(number: int, entry: LedgerEntry, total: int) -> str:
     which = f"Training {number} of {total}: " if total > 1 else ""
     if entry.noise_multiplier == 0:
-        return f"{which}without noise, so without any guarantee."
+        return f"{which}Training without noise, and so without any guarantee."
     text = f"{which}DP-SGD, {entry.steps} steps, {_sampling(entry)}, "
     if not entry.certified:
         return text + _as_published(entry)

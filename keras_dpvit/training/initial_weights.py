@@ -1,6 +1,7 @@
 """Starting from the weights of another training, and from what they have cost."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.inside import layers_inside
-from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger
+from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, ledger_from_dict
 
 _SUFFIXES = (".keras", ".weights.h5")
 
@@ -54,10 +55,11 @@ def load_initial_weights(model: Any, path: str | os.PathLike[str]) -> InitialWei
     backbone (see `choose_trainable`). The head's are copied if all their shapes agree, as they do
     for the same number of classes; otherwise the head stays as it is.
 
-    A `.keras` file brings its privacy ledger: all that is trained from its weights tells of its
-    records too, so its cost is composed with the model's own, and if it was trained without
-    privacy the model's epsilon is infinite. A `.weights.h5` file has none: the statement then
-    says that the records behind it are taken as public.
+    A file that a model of this package wrote brings its privacy ledger: all that is trained from
+    its weights tells of its records too, so its cost is composed with the model's own, and if it
+    was trained without privacy the model's epsilon is infinite. A `.weights.h5` file that
+    somebody else's model or a backbone alone wrote has none: the statement then says that the
+    records behind it are taken as public.
 
     Args:
         model: a `DPViTClassifier` or `make_private` model.
@@ -153,12 +155,29 @@ def _from_weights(model: Any, path: pathlib.Path) -> InitialWeights:
         taken = {k: v for k, v in found.items() if has_head or k in body}
         _check_shapes(path, *({k: s[k].shape for k in taken} for s in (found, expected)))
         _check_finite(path, taken.values())
-        note = f"Initial weights from {path.name}: the records behind them are taken as public."
-        model.start_from(PrivacyLedger(), (note,))
+        ledger, notes = _ledger_of(path)
+        known = PrivacyLedger() if ledger is None else ledger
+        model.start_from(known, notes)
         _write(template, taken)
         keras.saving.load_weights(owner, template)
-    provenance.settle(model)
-    return InitialWeights(has_head and owner is not backbone, PrivacyLedger(), has_ledger=False)
+    # Keras asks for the ledger while it loads, when the values look as if nobody knew of them.
+    provenance.settle(model, None if ledger is None else model)
+    return InitialWeights(has_head and owner is not backbone, known, has_ledger=ledger is not None)
+
+
+def _ledger_of(path: pathlib.Path) -> tuple[Ledger | None, tuple[str, ...]]:
+    """The ledger and the notes in a file of weights; no ledger and what to say of that if none."""
+    from keras_dpvit.models import provenance
+
+    text = provenance.read_ledger(path)
+    if text is None:
+        note = f"Initial weights from {path.name}: the records behind them are taken as public."
+        return None, (note,)
+    try:
+        content = json.loads(text)
+        return ledger_from_dict(content), tuple(content.get("notes", ()))
+    except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+        raise _unreadable(path, error) from error
 
 
 def _head_layers(network: Any) -> list[Any]:

@@ -208,7 +208,7 @@ def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x), np.asarray(y)
     check_images(x, tuple(model.input_shape[1:]))
     if len(x) != len(y):
-        raise InputError(f"images and labels must have the same length, got {len(x)} and {len(y)}.")
+        raise InputError("images and labels must have the same length, got different lengths.")
     classes = num_classes_of(model, y)
     if classes is not None:
         check_labels(y, classes, _FEW)

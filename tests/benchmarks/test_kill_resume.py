@@ -55,7 +55,7 @@ def test_every_part_of_the_end_is_compared(changed, tmp_path):
     assert {part for part in one if one[part] != other[part]} == ({changed} - {None})
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_runs_that_are_killed_end_as_the_one_that_is_not(tmp_path):
     def place(name):
         (tmp_path / name).mkdir()

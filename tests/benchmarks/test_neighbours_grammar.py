@@ -9,7 +9,7 @@ from benchmarks import model_grammar, neighbours
 
 @pytest.mark.slow
 def test_twenty_five_draws_hold_or_are_refused():
-    draws = [neighbours.one_draw(number, 2) for number in range(25)]
+    draws = [neighbours.one_draw(number, 1) for number in range(25)]
     found = neighbours.summary(draws)
     assert found["draws"] == found["trained"] + found["refused"] == 25
     assert found["refused"] > 0

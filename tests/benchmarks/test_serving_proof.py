@@ -8,7 +8,7 @@ import pytest
 from benchmarks import serving_latency, serving_proof, serving_requests
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_alone_and_under_32_threads_every_bar_holds():
     found = serving_proof.prove(images=1000, threads=32, requests=2000)
     assert found["bars"] == {

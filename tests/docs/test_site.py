@@ -1,9 +1,13 @@
 """The documentation site builds without a warning, and every public name has a page."""
 
+import importlib.util
+import json
 import pathlib
 import re
 import subprocess
 import sys
+
+from keras_dpvit.version import __version__
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,3 +32,17 @@ def test_every_page_is_in_the_readers_way():
     config = (ROOT / "mkdocs.yml").read_text("utf-8")
     pages = (p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md"))
     assert [str(page) for page in pages if f": {page.as_posix()}\n" not in config] == []
+
+
+def test_citation_names_the_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_measured_tables_are_those_of_the_results():
+    spec = importlib.util.spec_from_file_location("measured", ROOT / "docs" / "measure_digits.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = json.loads((ROOT / "docs" / "results" / "digits_settings.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "data_and_accuracy.md").read_text("utf-8")
+    for table in module.tables(results):
+        assert table in page

@@ -8,6 +8,7 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
+from keras_dpvit.models import provenance
 from keras_dpvit.privacy.ledger import PrivacyLedger, compose
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -86,6 +87,37 @@ def test_what_the_weights_have_cost_is_composed(small_records, tmp_path, classif
     assert "composition of 2 trainings" in model.privacy_statement()
 
 
+def in_another_process(monkeypatch):
+    """Forgets the weights that this process has seen, which would bring their ledger, too."""
+    monkeypatch.setattr(provenance, "_SEEN", {})
+
+
+def test_a_file_of_weights_alone_brings_its_ledger(tmp_path, classifier, monkeypatch):
+    source = classifier()
+    source.start_from(COST, ("Said of them.",))
+    source.save_weights(tmp_path / "source.weights.h5")
+    in_another_process(monkeypatch)
+    model = classifier()
+    found = kd.load_initial_weights(model, tmp_path / "source.weights.h5")
+    assert found.has_ledger
+    assert found.ledger == model.privacy_ledger == COST
+    assert "Said of them." in model.privacy_notes
+    # The faulty twin: the same weights without what the file knows of them.
+    keras.saving.save_weights(source, tmp_path / "bare.weights.h5")
+    in_another_process(monkeypatch)
+    bare = classifier()
+    assert not kd.load_initial_weights(bare, tmp_path / "bare.weights.h5").has_ledger
+    assert bare.privacy_ledger.epsilon(1e-4) == 0
+
+
+def test_a_damaged_ledger_in_a_file_of_weights_is_refused(tmp_path, classifier):
+    path = tmp_path / "source.weights.h5"
+    classifier().save_weights(path)
+    provenance.write_ledger(path, '{"entries": 3}')
+    with pytest.raises(InputError, match="init_weights must be a file that can be loaded"):
+        kd.load_initial_weights(classifier(), path)
+
+
 def test_weights_trained_without_privacy_make_epsilon_infinite(small_records, tmp_path, classifier):
     source = classifier()
     source.compile("sgd", LOSS)
@@ -101,7 +133,7 @@ def test_weights_without_a_ledger_are_said_to_be_taken_as_public(
 ):
     (tmp_path / "private").mkdir()
     path = tmp_path / "private" / "start.weights.h5"
-    classifier().save_weights(path)
+    keras.saving.save_weights(classifier(), path)  # Keras' own function knows no ledger
     model = classifier()
     kd.load_initial_weights(model, path)
     model.save(tmp_path / "untrained.keras")  # the note goes with the weights
