@@ -13,63 +13,68 @@ from keras_dpvit.attacks.trained_steps import EpochStore
 from keras_dpvit.errors import InputError
 from trainers import _attack_output
 
-FLAGS = flags.FLAGS
-
 # Of each scale: the adversary's images, the victim's ciphertexts, scored images.
 _SMALL = (4000, 4000, 1000)
 _PICTURES = 20
 
 
 def run(
-    scheme: str, options: dict[str, Any], image_shape: tuple[int, int, int], command: str
+    flag_values: flags.FlagValues,
+    scheme: str,
+    options: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    command: str,
 ) -> None:
     """Attacks one key and prints what came of it.
 
     Args:
+        flag_values: those of trainers.attack.
         scheme: a name of `keras_dpvit.encryption.SCHEMES`.
         options: of the scheme.
         image_shape: (height, width, channels).
         command: for the results.
     """
     settings = None
-    if FLAGS.attack in trained_settings.ATTACKERS:
-        changes: dict[str, Any] = {"seed": FLAGS.seed}
-        if FLAGS.epochs is not None:
-            changes["epochs"] = FLAGS.epochs
-        scale = FLAGS.scale or "small"
+    if flag_values.attack in trained_settings.ATTACKERS:
+        changes: dict[str, Any] = {"seed": flag_values.seed}
+        if flag_values.epochs is not None:
+            changes["epochs"] = flag_values.epochs
+        scale = flag_values.scale or "small"
         settings = trained_settings.settings_for(
-            FLAGS.attack, scheme, options, scale, FLAGS.network, **changes
+            flag_values.attack, scheme, options, scale, flag_values.network, **changes
         )
-    output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
-    data = _load(image_shape)
+    output = (
+        None if flag_values.output is None else _attack_output.checked_folder(flag_values.output)
+    )
+    data = _load(flag_values, image_shape)
     from keras_dpvit.attacks import trained_attacks
 
-    own, victim, test = _amounts(data)
-    parts = trained_attacks.make_parts(data, image_shape, own, victim, test, FLAGS.seed)
-    if FLAGS.checkpoint_dir is not None:
-        EpochStore(FLAGS.checkpoint_dir)  # before any time is spent
+    own, victim, test = _amounts(flag_values, data)
+    parts = trained_attacks.make_parts(data, image_shape, own, victim, test, flag_values.seed)
+    if flag_values.checkpoint_dir is not None:
+        EpochStore(flag_values.checkpoint_dir)  # before any time is spent
     _quiet.start_tensorflow()
     bar = _EpochBar(settings.epochs if settings else 0)
     with _quiet.quiet_stderr() if settings is None else bar:
         judge = trained_attacks.train_judge(
-            parts.own, parts.own_labels, data.num_classes, FLAGS.seed
+            parts.own, parts.own_labels, data.num_classes, flag_values.seed
         )
         outcome = trained_attacks.attack_test_images(
-            FLAGS.attack,
+            flag_values.attack,
             scheme,
             options,
             parts,
             judge,
             settings,
-            FLAGS.seed,
-            FLAGS.checkpoint_dir,
+            flag_values.seed,
+            flag_values.checkpoint_dir,
             bar.after_epoch,
         )
     summary = {"command": command, "dataset": data.name, **outcome.summary}
     if output is not None:
         _attack_output.write(output, [_Shown(outcome)], summary)
-    print(json.dumps(summary, indent=2) if FLAGS.json else text(summary))
-    if output is not None and not FLAGS.json:
+    print(json.dumps(summary, indent=2) if flag_values.json else text(summary))
+    if output is not None and not flag_values.json:
         print(f"pictures (plain, encrypted, recovered) and results.json: {output}")
 
 
@@ -91,22 +96,22 @@ def text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _load(image_shape: tuple[int, int, int]) -> Any:
-    if FLAGS.dataset is None:
-        if not pathlib.Path(FLAGS.images).is_dir():
-            raise InputError(f"images must be a folder, got {FLAGS.images!r}.")
-        return datasets.load("image_folder", FLAGS.images, image_shape=image_shape)
-    shape = image_shape if FLAGS.dataset == "image_folder" else None
-    return datasets.load(FLAGS.dataset, FLAGS.data_dir, image_shape=shape)
+def _load(flag_values: flags.FlagValues, image_shape: tuple[int, int, int]) -> Any:
+    if flag_values.dataset is None:
+        if not pathlib.Path(flag_values.images).is_dir():
+            raise InputError(f"images must be a folder, got {flag_values.images!r}.")
+        return datasets.load("image_folder", flag_values.images, image_shape=image_shape)
+    shape = image_shape if flag_values.dataset == "image_folder" else None
+    return datasets.load(flag_values.dataset, flag_values.data_dir, image_shape=shape)
 
 
-def _amounts(data: Any) -> list[int]:
-    """How many images of each kind; half of the training part for each side, or fewer."""
+def _amounts(flag_values: flags.FlagValues, data: Any) -> list[int]:
+    """Numbers of images of each kind; half of the training part for each side, or fewer."""
     half, test = len(data.x_train) // 2, len(data.x_test)
     counts = [half, half, test]
-    if FLAGS.scale != "full":
+    if flag_values.scale != "full":
         counts = [min(pair) for pair in zip(counts, _SMALL, strict=True)]
-    given = (FLAGS.own_images, FLAGS.victim_images, FLAGS.test_images)
+    given = (flag_values.own_images, flag_values.victim_images, flag_values.test_images)
     return [count if value is None else value for count, value in zip(counts, given, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What trainers.attack reads and writes: folders of pictures, side by side, a summary in words."""
+"""Input and output of trainers.attack: folders of pictures, side by side, a summary in words."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def read(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def checked_folder(output: str) -> pathlib.Path:
-    """Where results go, found fit to be made before any time is spent.
+    """Checks the folder for results before any time is spent; makes nothing.
 
     Raises:
         InputError: if it exists, or cannot be made.

@@ -1,44 +1,63 @@
-"""What the programs share: flags, one-line errors with exit status 2, quiet start of TensorFlow."""
+"""Shared parts of the programs: flags, `--help`, one-line errors with exit status 2."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags
+from absl import flags
 
 from keras_dpvit.errors import InputError
 
+HELP = ("-h", "-help", "--help")
 
-def run(main: Callable[[], None]) -> None:
+
+def run(
+    main: Callable[[], None],
+    flag_values: flags.FlagValues,
+    text: str | None,
+    argv: Sequence[str] | None = None,
+) -> None:
     """Parses flags and runs `main`.
 
-    Bad flags and `InputError` end in one line on stderr and exit status 2. `--help` prints the
-    program's text and its flags and exits with 0.
+    `--help` prints the program's text and its flags. Bad flags and `InputError` end in one line on
+    stderr and exit status 2, Ctrl-C in exit status 130.
+
+    Args:
+        main: the program's job.
+        flag_values: the program's flags; values of an earlier run in this process are forgotten.
+        text: the program's docstring.
+        argv: the flags as typed (default: those of the command line).
+
+    Raises:
+        SystemExit: with the exit status, where it is not 0.
     """
-
-    def start(arguments: list[str]) -> None:
-        if len(arguments) > 1:
-            fail(f"unknown argument {arguments[1]!r}: flags are given as --name=value.")
-        try:
-            main()
-        except InputError as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            sys.exit(130)
-
-    app.run(start, flags_parser=_parse)
-
-
-def _parse(arguments: list[str]) -> list[str]:
-    if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
-        program = sys.modules["__main__"]
-        print((program.__doc__ or "").strip(), "\n\nFlags:")
-        print(flags.FLAGS.main_module_help())
-        sys.exit(0)
+    typed = list(sys.argv[1:] if argv is None else argv)
+    if any(argument in HELP for argument in typed):
+        print((text or "").strip(), "\n\nFlags:")
+        print(flag_values.get_help(include_special_flags=False))
+        return
+    for name in flag_values:
+        flag_values[name].unparse()
+    command_line = sys.argv
+    sys.argv = [command_line[0], *typed]  # audits record the flags that they find there
     try:
-        return list(flags.FLAGS(arguments))
+        _parse(flag_values)
+        main()
+    except InputError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        sys.argv = command_line
+
+
+def _parse(flag_values: flags.FlagValues) -> None:
+    try:
+        _, *others = flag_values(sys.argv)
     except flags.Error as error:
         fail(str(error))
+    if others:
+        fail(f"unknown argument {others[0]!r}: flags are given as --name=value.")
 
 
 def fail(message: str) -> NoReturn:

@@ -1,4 +1,7 @@
-"""Flags that several programs have, and what they stand for."""
+"""Flags that several programs have, and what they stand for.
+
+Every function takes the `FlagValues` of the program first.
+"""
 
 import dataclasses
 import pathlib
@@ -12,41 +15,64 @@ from keras_dpvit.datasets import ImageData
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.accounting import ACCOUNTANTS
 
-FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # what is defined here belongs to the program
 
 
-def define_privacy_flags() -> None:
-    """--epsilon --delta --batch_size --epochs --accountant."""
-    flags.DEFINE_float("epsilon", 3.0, "The whole privacy budget; above 0.")
-    flags.DEFINE_float("delta", 1e-5, "Between 0 and 1; well below 1 over the number of examples.")
-    flags.DEFINE_integer("batch_size", None, "Expected examples in a step (Poisson sampling).")
-    flags.DEFINE_float("epochs", 10.0, "Expected passes over the data.")
+def define_privacy_flags(flag_values: flags.FlagValues) -> None:
+    """Defines --epsilon --delta --batch_size --epochs --accountant."""
+    flags.DEFINE_float(
+        "epsilon", 3.0, "The whole privacy budget; above 0.", flag_values=flag_values
+    )
+    flags.DEFINE_float(
+        "delta",
+        1e-5,
+        "Between 0 and 1; well below 1 over the number of examples.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Expected examples in a step (Poisson sampling).",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float("epochs", 10.0, "Expected passes over the data.", flag_values=flag_values)
     flags.DEFINE_enum(
-        "accountant", "rdp", ACCOUNTANTS, "Whose epsilon is kept within the budget; pld is tighter."
+        "accountant",
+        "rdp",
+        ACCOUNTANTS,
+        "Whose epsilon is kept within the budget; pld is tighter.",
+        flag_values=flag_values,
     )
 
 
-def define_dataset_flags() -> None:
-    """--dataset --data_dir --image_size --classes."""
-    flags.DEFINE_enum("dataset", "digits", datasets.DATASETS, "Which images.")
+def define_dataset_flags(flag_values: flags.FlagValues) -> None:
+    """Defines --dataset --data_dir --image_size --classes."""
+    flags.DEFINE_enum(
+        "dataset", "digits", datasets.DATASETS, "Which images.", flag_values=flag_values
+    )
     flags.DEFINE_string(
-        "data_dir", None, "Folder of the data: IDX files, or class sub-folders of PNG/JPEG files."
+        "data_dir",
+        None,
+        "Folder of the data: IDX files, or class sub-folders of PNG/JPEG files.",
+        flag_values=flag_values,
     )
     flags.DEFINE_list(
         "image_size",
         None,
         "height,width,channels to which --dataset=image_folder is resized (default: the size of "
         "the preset or export).",
+        flag_values=flag_values,
     )
     flags.DEFINE_list(
         "classes",
         None,
         "Names of the sub-folders of --dataset=image_folder that are its classes, in order "
         "(default: read from the folder; then they ship with the model though they are private).",
+        flag_values=flag_values,
     )
 
 
-def check_numbers(**demands: Callable[..., object]) -> None:
+def check_numbers(flag_values: flags.FlagValues, **demands: Callable[..., object]) -> None:
     """Checks number flags by name, each by the rule of `keras_dpvit._validate` given for it.
 
     A flag that was not given and has no default passes.
@@ -55,34 +81,40 @@ def check_numbers(**demands: Callable[..., object]) -> None:
         InputError: on the first that breaks its rule.
     """
     for name, demand in demands.items():
-        if FLAGS[name].value is not None:
-            demand(**{name: FLAGS[name].value})
+        if flag_values[name].value is not None:
+            demand(**{name: flag_values[name].value})
 
 
-def output_dir() -> pathlib.Path:
-    """Where versions go, found fit to be written before any time is spent; makes nothing.
+def output_dir(flag_values: flags.FlagValues) -> pathlib.Path:
+    """Checks the directory for versions before any time is spent; makes nothing.
 
     Raises:
         InputError: if it is a file, lies below one, or may not be written.
     """
-    base = pathlib.Path(FLAGS.output_dir or f"savedmodels/{FLAGS.dataset}")
+    base = pathlib.Path(flag_values.output_dir or f"savedmodels/{flag_values.dataset}")
     if not _files.can_be_made(base / "1"):
         raise InputError(f"output_dir must be a directory that can be written, got {str(base)!r}.")
     return base
 
 
-def load_dataset(image_shape: tuple[int, int, int] | None = None) -> ImageData:
+def load_dataset(
+    flag_values: flags.FlagValues, image_shape: tuple[int, int, int] | None = None
+) -> ImageData:
     """The data set that the flags name.
 
     Args:
+        flag_values: the program's flags.
         image_shape: what an image folder is resized to where --image_size does not say.
     """
-    if FLAGS.image_size is not None:
-        image_shape = parse_image_size(FLAGS.image_size)
-    if FLAGS.dataset != "image_folder" and FLAGS.image_size is None:
+    if flag_values.image_size is not None:
+        image_shape = parse_image_size(flag_values.image_size)
+    if flag_values.dataset != "image_folder" and flag_values.image_size is None:
         image_shape = None
     return datasets.load(
-        FLAGS.dataset, FLAGS.data_dir, image_shape=image_shape, class_names=FLAGS.classes
+        flag_values.dataset,
+        flag_values.data_dir,
+        image_shape=image_shape,
+        class_names=flag_values.classes,
     )
 
 
@@ -101,16 +133,16 @@ def parse_image_size(values: list[str]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def settings(kind: Any) -> Any:
+def settings(flag_values: flags.FlagValues, kind: Any) -> Any:
     """A dataclass of settings, each field the flag of its name."""
-    return kind(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(kind)})
+    return kind(**{field.name: flag_values[field.name].value for field in dataclasses.fields(kind)})
 
 
-def recorded(left_out: tuple[str, ...]) -> dict[str, Any]:
+def recorded(flag_values: flags.FlagValues, left_out: tuple[str, ...]) -> dict[str, Any]:
     """The program's flags and their values, for a file that travels.
 
     Args:
+        flag_values: the program's flags.
         left_out: names of flags that stay here.
     """
-    own = FLAGS.get_key_flags_for_module("__main__")
-    return {flag.name: flag.value for flag in own if flag.name not in left_out}
+    return {name: flag_values[name].value for name in flag_values if name not in left_out}

@@ -13,8 +13,10 @@ from keras_dpvit._files import CARD_NAME
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.encryption.cipher import ImageCipher
 from keras_dpvit.errors import InputError
+from trainers._encryption import load_key
 
-FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # what is defined here belongs to the program
+
 _BATCH = 1000
 
 # What the card says beside epsilon, so that neither protection is taken for the other.
@@ -27,36 +29,42 @@ COVERAGE = (
 )
 
 
-def define_flags() -> None:
-    """--encryption_key --encryption_block_size --encryption_passphrase_file."""
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines --encryption_key --encryption_block_size --encryption_passphrase_file."""
     flags.DEFINE_string(
         "encryption_key",
         None,
         "Key file of trainers.encrypt: all images are encrypted with it after they are loaded.",
+        flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "encryption_block_size", None, "Another block size than the key file's.", lower_bound=1
+        "encryption_block_size",
+        None,
+        "Another block size than the key file's.",
+        lower_bound=1,
+        flag_values=flag_values,
     )
     flags.DEFINE_string(
-        "encryption_passphrase_file", None, "File whose first line is the key's passphrase."
+        "encryption_passphrase_file",
+        None,
+        "File whose first line is the key's passphrase.",
+        flag_values=flag_values,
     )
 
 
-def load_cipher(data: ImageData) -> ImageCipher | None:
+def load_cipher(flag_values: flags.FlagValues, data: ImageData) -> ImageCipher | None:
     """The cipher that the flags name for these images; None without --encryption_key.
 
     Raises:
         InputError: if the key file cannot be used, or does not fit the images.
     """
-    if FLAGS.encryption_key is None:
+    if flag_values.encryption_key is None:
         for name in ("encryption_block_size", "encryption_passphrase_file"):
-            if FLAGS[name].value is not None:
+            if flag_values[name].value is not None:
                 raise InputError(f"--{name} needs --encryption_key.")
         return None
-    from trainers._encrypt_flags import load_key
-
-    key_file = load_key(FLAGS.encryption_key, FLAGS.encryption_passphrase_file)
-    size = FLAGS.encryption_block_size
+    key_file = load_key(flag_values.encryption_key, flag_values.encryption_passphrase_file)
+    size = flag_values.encryption_block_size
     overrides = {} if size is None else {"block_size": size}
     return key_file.cipher(data.image_shape, **overrides)
 
@@ -81,7 +89,7 @@ def summary(cipher: ImageCipher) -> dict[str, Any]:
 def check_key_of_model(model_path: str, cipher: ImageCipher | None) -> None:
     """Compares the key with the privacy card beside a model.
 
-    A model of encrypted images that is given plain ones is told of on stderr; both are legitimate
+    A model of encrypted images that is given plain ones is reported on stderr; both are legitimate
     questions, but not to be confused.
 
     Args:

@@ -17,7 +17,7 @@ was recovered; so do fr and fr_advanced with --dataset:
   itn_paired           the same on its own images under the victim's key (known plaintext)
   sia_gan              GAN from the victim's ciphertexts with labels and its own, other images
   dcgan                the same without labels, in the plain DCGAN form
-Give --checkpoint_dir, and a training that was killed goes on after its last whole epoch.
+Give --checkpoint_dir, and a training that was killed resumes after its last whole epoch.
 
 Examples:
   python -m trainers.attack --scheme=vit --attack=correlation_jigsaw --images=photos
@@ -45,8 +45,8 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
 from trainers import _attack_output, _cli, _flags, _scheme_flags
 
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(_scheme_flags)  # so that --help shows them
+FLAGS = flags.FlagValues()
+_scheme_flags.define_flags(FLAGS)
 
 # The names that are typed, and those of keras_dpvit.encryption.
 SCHEMES = {"vit": "vit_block", "le": "le", "ele": "ele", "etc": "etc", "pe": "pe"}
@@ -67,32 +67,46 @@ _SMALL = (32, 32, 3)
 _OBSERVED = {"correlation_jigsaw": 2, "etc_jigsaw": 8}
 _OBSERVED_ELE = 8
 
-flags.DEFINE_enum("scheme", None, list(SCHEMES), "Which cipher.")
-flags.DEFINE_enum("attack", None, ATTACKS, "Which attack.")
+flags.DEFINE_enum("scheme", None, list(SCHEMES), "Which cipher.", flag_values=FLAGS)
+flags.DEFINE_enum("attack", None, ATTACKS, "Which attack.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "images", None, "Folder of pictures; sub-folders count, for trained attacks as classes."
+    "images",
+    None,
+    "Folder of pictures; sub-folders count, for trained attacks as classes.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_enum("dataset", None, datasets.DATASETS, "A data set with classes, for --images.")
-flags.DEFINE_string("data_dir", None, "Folder of the data set, where it is not at home.")
+flags.DEFINE_enum(
+    "dataset", None, datasets.DATASETS, "A data set with classes, for --images.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder of the data set, where it is not at home.", flag_values=FLAGS
+)
 flags.DEFINE_list(
     "image_size",
     None,
     "height,width,channels to stretch to (default 224,224,3 for vit, 32,32,3 for the others; with "
     "trained attacks at small scale 32,32,3 in blocks of 4 for vit too).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("keys", 20, "How many keys are attacked.")
+flags.DEFINE_integer("keys", 20, "How many keys are attacked.", flag_values=FLAGS)
 flags.DEFINE_integer(
     "observed",
     None,
     "Images under one key that the adversary sees (default 1; 2 for correlation_jigsaw, 8 for "
-    "etc_jigsaw, "
-    "8 for known_plaintext on ele).",
+    "etc_jigsaw, 8 for known_plaintext on ele).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "public_model", None, "For weight_matching: .keras file of the vision transformer all know."
+    "public_model",
+    None,
+    "For weight_matching: .keras file of the vision transformer all know.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_float(
-    "drift", 0.0, "For weight_matching: noise on the weights over their standard deviation."
+    "drift",
+    0.0,
+    "For weight_matching: noise on the weights over their standard deviation.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "scale",
@@ -100,25 +114,42 @@ flags.DEFINE_enum(
     SCALES,
     "For trained attacks: networks for minutes on one core (small, the default), or those of the "
     "publications (full).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
-    "network", None, NETWORKS, "For itn (default unet) and itn_paired (default stack)."
+    "network",
+    None,
+    NETWORKS,
+    "For itn (default unet) and itn_paired (default stack).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("epochs", None, "For trained attacks: instead of the scale's.")
+flags.DEFINE_integer(
+    "epochs", None, "For trained attacks: instead of the scale's.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "own_images",
     None,
     "For attacks on a data set: plain images that the adversary has, and the classifier is "
     "trained on.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("victim_images", None, "For trained attacks: ciphertexts that it has.")
-flags.DEFINE_integer("test_images", None, "For attacks on a data set: images that are scored.")
+flags.DEFINE_integer(
+    "victim_images", None, "For trained attacks: ciphertexts that it has.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "test_images", None, "For attacks on a data set: images that are scored.", flag_values=FLAGS
+)
 flags.DEFINE_string(
-    "checkpoint_dir", None, "For trained attacks: folder of the last epoch's state, to go on from."
+    "checkpoint_dir",
+    None,
+    "For trained attacks: folder of the last epoch's state, to go on from.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("seed", 0, "Of keys, networks and the choice of images.", lower_bound=0)
-flags.DEFINE_string("output", None, "New folder for pictures and results.json.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
+flags.DEFINE_integer(
+    "seed", 0, "Of keys, networks and the choice of images.", lower_bound=0, flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "New folder for pictures and results.json.", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 
 def main() -> None:
@@ -127,7 +158,7 @@ def main() -> None:
     if _on_dataset():
         from trainers import _attack_learned
 
-        _attack_learned.run(SCHEMES[FLAGS.scheme], _options(), shape, _command())
+        _attack_learned.run(FLAGS, SCHEMES[FLAGS.scheme], _options(), shape, _command())
         return
     files = _attack_output.image_files(FLAGS.images)
     observed = _observed(len(files))
@@ -163,19 +194,19 @@ def main() -> None:
 
 
 def _on_dataset() -> bool:
-    """Whether the attack is on images with classes, which are scored by a classifier too."""
+    """True if the attack is on images with classes, which are scored by a classifier too."""
     return FLAGS.attack in LEARNED or FLAGS.dataset is not None
 
 
 def _small_vit() -> bool:
-    """Whether the ViT cipher is attacked in small images, because a network is trained on them."""
+    """True if the ViT cipher is attacked in small images, because a network is trained on them."""
     small = FLAGS.scale != "full" and FLAGS.image_size is None
     return FLAGS.scheme == "vit" and _on_dataset() and small
 
 
 def _options() -> dict[str, Any]:
     """Of the scheme."""
-    given = _scheme_flags.scheme_options()
+    given = _scheme_flags.scheme_options(FLAGS)
     return {"block_size": 4, **given} if _small_vit() else given
 
 
@@ -188,6 +219,7 @@ def _check_flags() -> tuple[int, int, int]:
         also = ", or --dataset" if FLAGS.attack in LEARNED else ""
         raise InputError(f"--images must be given{also}.")
     _flags.check_numbers(
+        FLAGS,
         keys=_validate.positive_int,
         observed=_validate.positive_int,
         block_size=_validate.positive_int,
@@ -249,7 +281,7 @@ def _check_belonging() -> None:
 
 
 def _observed(available: int) -> int:
-    """How many images the adversary sees."""
+    """The number of images that the adversary sees."""
     count: int = FLAGS.observed or _OBSERVED.get(FLAGS.attack, 1)
     if FLAGS.observed is None and (FLAGS.scheme, FLAGS.attack) == ("ele", "known_plaintext"):
         count = min(_OBSERVED_ELE, max(available - 1, 1))
@@ -295,5 +327,10 @@ def _command() -> str:
     return " ".join([*parts, f"--seed={FLAGS.seed}"])
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

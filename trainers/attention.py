@@ -21,14 +21,15 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
-_flags.define_dataset_flags()
-flags.DEFINE_string("model", None, "A .keras file.")
-flags.DEFINE_integer("member", 1, "Which member of a fused model.")
-flags.DEFINE_integer("num_images", 6, "Images to show, 1..24.")
-flags.DEFINE_integer("seed", None, "Draws the images at random (default: the first ones).")
-flags.DEFINE_string("output", None, "The .png file to write.")
-flags.adopt_module_key_flags(_flags)  # so that --help shows them
+FLAGS = flags.FlagValues()
+_flags.define_dataset_flags(FLAGS)
+flags.DEFINE_string("model", None, "A .keras file.", flag_values=FLAGS)
+flags.DEFINE_integer("member", 1, "Which member of a fused model.", flag_values=FLAGS)
+flags.DEFINE_integer("num_images", 6, "Images to show, 1..24.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "seed", None, "Draws the images at random (default: the first ones).", flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "The .png file to write.", flag_values=FLAGS)
 
 _LONGEST_NAME = 14
 
@@ -73,11 +74,11 @@ def main() -> None:
     _check_flags()
     _quiet.start_tensorflow()
     from keras_dpvit.plots import plot_attention_maps
-    from keras_dpvit.training.inputs import check_images
+    from keras_dpvit.training.sources import check_images
 
     with _quiet.quiet_stderr():
         model = model_files.load_member(FLAGS.model, FLAGS.member)
-    data = _flags.load_dataset(tuple(model.input_shape[1:]))
+    data = _flags.load_dataset(FLAGS, tuple(model.input_shape[1:]))
     check_images(data.x_test, tuple(model.input_shape[1:]))
     if model.num_classes != len(data.class_names):
         raise InputError(
@@ -93,5 +94,10 @@ def main() -> None:
     print("What they show of these images is not covered by the model's epsilon.")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

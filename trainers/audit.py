@@ -30,10 +30,10 @@ from keras_dpvit.auditing.one_run import check_guesses
 from keras_dpvit.errors import InputError
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
-_flags.define_privacy_flags()
-_flags.define_dataset_flags()
-flags.FLAGS.set_default("epsilon", 2.0)
+FLAGS = flags.FlagValues()
+_flags.define_privacy_flags(FLAGS)
+_flags.define_dataset_flags(FLAGS)
+FLAGS.set_default("epsilon", 2.0)
 flags.DEFINE_enum(
     "mechanism",
     "certified",
@@ -41,20 +41,29 @@ flags.DEFINE_enum(
     "certified: a plan for --epsilon. as_published: the paper's formulas with the noise that would "
     "cost --epsilon if they were right. no_noise: a certified plan without its noise; the audit "
     "must find it out, or it finds nothing.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "attack",
     "one_run",
     ["one_run", "step", "neighbours"],
     "Canaries in one training, one step many times, or one step with one record more.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("canaries", 1000, "Canaries that have a coin; even.")
-flags.DEFINE_enum("canary", "noise", KINDS, "Images of random pixels, or real ones mislabelled.")
+flags.DEFINE_integer("canaries", 1000, "Canaries that have a coin; even.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "canary",
+    "noise",
+    KINDS,
+    "Images of random pixels, or real ones mislabelled.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_enum(
     "score",
     "gradient",
     ["gradient", "loss"],
     "gradient: white box, every noisy sum (SGD). loss: black box, first and last weights (Adam).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "model",
@@ -62,26 +71,35 @@ flags.DEFINE_string(
     "vit: the DP-ViT for the images' size. linear: softmax regression on pixels, in which noise "
     "canaries have next to nothing in common: the sharper audit. With --attack=neighbours a .keras "
     "file.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_list(
     "guesses",
     None,
     "Even numbers of guesses, half of each 'in' (default: a fifth and half of the canaries). The "
     "best counts, at a confidence corrected for their number.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "num_examples", None, "Other records (default: 1000 or what there is; 20 for --attack=step)."
+    "num_examples",
+    None,
+    "Other records (default: 1000 or what there is; 20 for --attack=step).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("trials", 20000, "With --attack=step: releases on each side; even.")
-flags.DEFINE_float("learning_rate", None, "Default: 0.05 for gradient scores, 3e-3 for loss.")
-flags.DEFINE_string("output", None, "A .json file for settings and outcome.")
-flags.DEFINE_integer("seed", None, "Repeatable run, for tests.")
-flags.adopt_module_key_flags(_flags)  # so that --help shows them
+flags.DEFINE_integer(
+    "trials", 20000, "With --attack=step: releases on each side; even.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "learning_rate", None, "Default: 0.05 for gradient scores, 3e-3 for loss.", flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "A .json file for settings and outcome.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "Repeatable run, for tests.", flag_values=FLAGS)
 
 
 def _check_flags() -> None:
-    """What can be refused before any data is read."""
+    """Refuses what can be refused before any data is read."""
     _flags.check_numbers(
+        FLAGS,
         epsilon=_validate.positive,
         delta=_validate.open_unit_interval,
         epochs=_validate.positive,
@@ -131,13 +149,15 @@ def _guesses() -> list[int]:
 def main() -> None:
     """Runs the audit and prints what it shows."""
     _check_flags()
-    data = _flags.load_dataset((32, 32, 3))
+    data = _flags.load_dataset(FLAGS, (32, 32, 3))
     report: Any
     if FLAGS.attack == "neighbours":
         _quiet.start_tensorflow()
         report = neighbours_report.run(FLAGS.model, data)
     else:
-        job = audit_run.Job.prepare(_flags.settings(audit_run.AuditSettings), data, _guesses())
+        job = audit_run.Job.prepare(
+            _flags.settings(FLAGS, audit_run.AuditSettings), data, _guesses()
+        )
         _quiet.start_tensorflow()
         report = job.run()
     print(f"\n{report.text()}")
@@ -148,5 +168,10 @@ def main() -> None:
         sys.exit(1)
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

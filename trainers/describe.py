@@ -19,14 +19,16 @@ from keras_dpvit.models.presets import PRESETS, preset_arguments
 from keras_dpvit.runs import model_files
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("preset", None, "A named size; --list shows them.")
-flags.DEFINE_string("model", None, "A .keras file, instead of --preset.")
-flags.DEFINE_integer("member", 1, "Which member of a fused model in --model.")
-flags.DEFINE_integer("num_classes", None, "Classes (default: the preset's).")
-flags.DEFINE_string("picture", None, "Draws the network into this .png file too.")
-flags.DEFINE_bool("list", False, "Prints the named sizes and ends.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("preset", None, "A named size; --list shows them.", flag_values=FLAGS)
+flags.DEFINE_string("model", None, "A .keras file, instead of --preset.", flag_values=FLAGS)
+flags.DEFINE_integer("member", 1, "Which member of a fused model in --model.", flag_values=FLAGS)
+flags.DEFINE_integer("num_classes", None, "Classes (default: the preset's).", flag_values=FLAGS)
+flags.DEFINE_string(
+    "picture", None, "Draws the network into this .png file too.", flag_values=FLAGS
+)
+flags.DEFINE_bool("list", False, "Prints the named sizes and ends.", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 
 def main() -> None:
@@ -153,5 +155,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], sides: str) -> st
     )
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

@@ -26,24 +26,34 @@ from keras_dpvit.edge import annotation, frames
 from keras_dpvit.errors import InputError
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "A TFLite file that this package wrote.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("model", None, "A TFLite file that this package wrote.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "source", None, "A folder of PNG or JPEG files, a video file, or a camera's number."
+    "source",
+    None,
+    "A folder of PNG or JPEG files, a video file, or a camera's number.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("threads", 2, "Threads of LiteRT; another one reads the frames.")
+flags.DEFINE_integer(
+    "threads", 2, "Threads of LiteRT; another one reads the frames.", flag_values=FLAGS
+)
 flags.DEFINE_string(
-    "output", None, "New folder for annotated frames (PNG), or a new .mp4 or .avi file."
+    "output",
+    None,
+    "New folder for annotated frames (PNG), or a new .mp4 or .avi file.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("limit", None, "Frames at the most.")
-flags.DEFINE_bool("json", False, "Prints one JSON object at the end, and nothing else.")
+flags.DEFINE_integer("limit", None, "Frames at the most.", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "json", False, "Prints one JSON object at the end, and nothing else.", flag_values=FLAGS
+)
 
 _LINES_PER_SECOND = 5  # of the running line
 
 
 @dataclasses.dataclass
 class Run:
-    """What was seen so far.
+    """The frames and times so far.
 
     Attributes:
         frames: one dict a frame, with "frame", "label", "class_id" and "probability".
@@ -164,5 +174,10 @@ def main() -> None:
         print(f"  {label:20} {count}")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

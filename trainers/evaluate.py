@@ -15,14 +15,14 @@ from keras_dpvit import _quiet
 from keras_dpvit.errors import InputError
 from trainers import _cli, _flags, _hidden_images
 
-FLAGS = flags.FLAGS
-_flags.define_dataset_flags()
-_hidden_images.define_flags()
-flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
-flags.DEFINE_string("tflite", None, "A TFLite file, instead of --saved_model.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
-flags.adopt_module_key_flags(_flags)  # so that --help shows them
-flags.adopt_module_key_flags(_hidden_images)
+FLAGS = flags.FlagValues()
+_flags.define_dataset_flags(FLAGS)
+_hidden_images.define_flags(FLAGS)
+flags.DEFINE_string(
+    "saved_model", None, "A version directory, or a base whose newest is taken.", flag_values=FLAGS
+)
+flags.DEFINE_string("tflite", None, "A TFLite file, instead of --saved_model.", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         raise InputError("Give one of --saved_model=DIR and --tflite=FILE.")
     _quiet.start_tensorflow()
     from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner, version_directory
-    from keras_dpvit.training.inputs import check_images
+    from keras_dpvit.training.sources import check_images
 
     runner: SavedModelRunner | TFLiteRunner
     with _quiet.quiet_stderr():  # both announce themselves there
@@ -40,8 +40,8 @@ def main() -> None:
             runner = SavedModelRunner(path)
         else:
             path, runner = FLAGS.tflite, TFLiteRunner(FLAGS.tflite)
-    data = _flags.load_dataset(runner.image_shape)
-    cipher = _hidden_images.load_cipher(data)
+    data = _flags.load_dataset(FLAGS, runner.image_shape)
+    cipher = _hidden_images.load_cipher(FLAGS, data)
     _hidden_images.check_key_of_model(path, cipher)
     if cipher is not None:
         data = _hidden_images.encrypt(data, cipher)
@@ -74,5 +74,10 @@ def main() -> None:
         print(f"  {name:20} {value:.4f}")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

@@ -23,37 +23,53 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("model", None, "A .keras file.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("model", None, "A .keras file.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "run", None, "A version directory of a run, or a base whose newest is taken; not with --model."
+    "run",
+    None,
+    "A version directory of a run, or a base whose newest is taken; not with --model.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "saved_model", None, "A new directory for a SavedModel; for TF Serving, NAME/VERSION."
+    "saved_model",
+    None,
+    "A new directory for a SavedModel; for TF Serving, NAME/VERSION.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_string("tflite", None, "A TFLite file to write; a file of that name is replaced.")
+flags.DEFINE_string(
+    "tflite", None, "A TFLite file to write; a file of that name is replaced.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
     "quantize",
     "none",
     ["none", "float16", "dynamic", "int8"],
     "Of the TFLite file: half-precision weights, 8-bit weights, or all in 8 bits.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "calibration",
     None,
     "A folder of public PNG or JPEG files for --quantize=int8 (default: made-up images). Their "
     "activations' ranges are written into the file, so they must not be private.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_list("class_names", None, "Names in the order of the classes (default: the run's).")
+flags.DEFINE_list(
+    "class_names",
+    None,
+    "Names in the order of the classes (default: the run's).",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool(
     "noise_at_inference",
     None,
     "Whether the layers' noise is drawn on every request (default: as the model was made).",
+    flag_values=FLAGS,
 )
 
 
 def _check_flags() -> None:
-    """What can be refused before TensorFlow starts."""
+    """Refuses what can be refused before TensorFlow starts."""
     if (FLAGS.model is None) == (FLAGS.run is None):
         raise InputError("Give one of --model=FILE.keras and --run=DIR.")
     if FLAGS.saved_model is None and FLAGS.tflite is None:
@@ -91,7 +107,7 @@ def _run_directory() -> pathlib.Path:
 
 
 def _dataset(directory: pathlib.Path) -> dict[str, Any]:
-    """What the run's card says of its data set."""
+    """The data set's entry in the run's card."""
     from keras_dpvit.export.files import read_json
 
     card = directory / CARD_NAME
@@ -163,5 +179,10 @@ def main() -> None:
         print(f"{name:10}  {place}  {_size(place) / 1e6:.2f} MB")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

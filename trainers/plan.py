@@ -21,13 +21,16 @@ from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.privacy.plan import PrivacyPlan
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
-_flags.define_privacy_flags()
-flags.DEFINE_integer("num_examples", None, "Records to train on.")
-flags.DEFINE_integer("members", 1, "Models trained on the same records within the one budget.")
-flags.DEFINE_float("noise_multiplier", None, "Given this, prints the epsilon it costs instead.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
-flags.adopt_module_key_flags(_flags)  # so that --help shows them
+FLAGS = flags.FlagValues()
+_flags.define_privacy_flags(FLAGS)
+flags.DEFINE_integer("num_examples", None, "Records to train on.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "members", 1, "Models trained on the same records within the one budget.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "noise_multiplier", None, "Given this, prints the epsilon it costs instead.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 
 def _plan() -> PrivacyPlan:
@@ -35,6 +38,7 @@ def _plan() -> PrivacyPlan:
         if FLAGS[name].value is None:
             raise InputError(f"--{name} must be given: a whole number above 0.")
     _flags.check_numbers(
+        FLAGS,
         epsilon=_validate.positive,
         delta=_validate.open_unit_interval,
         epochs=_validate.positive,
@@ -86,5 +90,10 @@ def main() -> None:
         print(f"{name:26} {value:.6g}" if isinstance(value, float) else f"{name:26} {value}")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

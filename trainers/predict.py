@@ -20,20 +20,28 @@ from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "url",
     None,
     "A model of TF Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with or "
     "without /versions/N behind it.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "saved_model", None, "A version directory, or a base whose newest is taken, instead of --url."
+    "saved_model",
+    None,
+    "A version directory, or a base whose newest is taken, instead of --url.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_multi_string("image", [], "A PNG or JPEG file, or a folder of them.")
-flags.DEFINE_integer("top", 3, "How many classes are printed for each picture.")
-flags.DEFINE_float("timeout", 30.0, "Seconds that a server has for each request.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
+flags.DEFINE_multi_string(
+    "image", [], "A PNG or JPEG file, or a folder of them.", flag_values=FLAGS
+)
+flags.DEFINE_integer("top", 3, "How many classes are printed for each picture.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "timeout", 30.0, "Seconds that a server has for each request.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 _FILES_IN_A_REQUEST = 16
 
@@ -107,7 +115,7 @@ def main() -> None:
         raise InputError("Give one of --url=URL and --saved_model=DIR.")
     if not FLAGS.image:
         raise InputError("--image must be given: a PNG or JPEG file, or a folder of them.")
-    _flags.check_numbers(top=_validate.positive_int, timeout=_validate.positive)
+    _flags.check_numbers(FLAGS, top=_validate.positive_int, timeout=_validate.positive)
     paths = picture_files.picture_files(FLAGS.image, "image")
     files = [picture_files.read_picture(path, "image") for path in paths]
     predictions = _predictions(_client(), [str(path) for path in paths], files)
@@ -117,5 +125,10 @@ def main() -> None:
         _print_table(predictions)
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

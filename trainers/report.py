@@ -23,30 +23,44 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.report import run_files
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "A version directory, or a base whose newest version is taken.")
-flags.DEFINE_string("output", None, "The .html file to write (default: RUN_NAME-report.html here).")
-flags.DEFINE_string("data_dir", None, "Folder of the run's data, as trainers.train was given it.")
-flags.DEFINE_integer("max_images", 10_000, "Held-out images to score, spread evenly over all.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "run", None, "A version directory, or a base whose newest version is taken.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "output",
+    None,
+    "The .html file to write (default: RUN_NAME-report.html here).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder of the run's data, as trainers.train was given it.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
-    "sample_images", 8, "Held-out images printed on the page, 0..48; 0 leaves attention maps out."
+    "max_images", 10_000, "Held-out images to score, spread evenly over all.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "sample_images",
+    8,
+    "Held-out images printed on the page, 0..48; 0 leaves attention maps out.",
+    flag_values=FLAGS,
 )
 
 _MOST_SAMPLES = 48
 
 
 def _check_flags() -> run_files.RunFiles:
-    """What can be refused before TensorFlow starts; returns the run's files."""
+    """Refuses what can be refused before TensorFlow starts; returns the run's files."""
     if FLAGS.run is None:
         raise InputError("--run must be given: a directory written by trainers.train.")
-    _flags.check_numbers(max_images=_validate.positive_int)
+    _flags.check_numbers(FLAGS, max_images=_validate.positive_int)
     if not 0 <= FLAGS.sample_images <= _MOST_SAMPLES:
         raise InputError(f"sample_images must be 0..{_MOST_SAMPLES}, got {FLAGS.sample_images}.")
     return run_files.read_files(FLAGS.run)
 
 
 def _output(files: run_files.RunFiles) -> pathlib.Path:
-    """Where the page goes, found fit to be written."""
+    """Checks the place for the page and returns it."""
     if FLAGS.output is None:
         version = files.directory.absolute()
         output = pathlib.Path(f"{version.parent.name}-{version.name}-report.html")
@@ -94,5 +108,10 @@ def main() -> None:
         print("It shows held-out images, which epsilon does not protect.")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

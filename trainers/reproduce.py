@@ -1,4 +1,4 @@
-r"""Makes a table of a paper again, row by row; an interrupted run goes on where it was.
+r"""Makes a table of a paper again, row by row; an interrupted run resumes where it was.
 
 encryption_table is Table I of Qi et al. 2022 (arXiv 2205.12041): accuracy of classifiers that are
 trained and tested on encrypted images. The small scale trains small networks on a part of
@@ -24,22 +24,34 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.reproduction.encryption_rows import ROWS, SCALES, Settings, settings_for
 from trainers import _cli, _flags
 
-FLAGS = flags.FLAGS
+FLAGS = flags.FlagValues()
 ARTIFACTS = ("encryption_table",)
 
-flags.DEFINE_enum("artifact", "encryption_table", ARTIFACTS, "What to make.")
-flags.DEFINE_enum("scale", "small", SCALES, "Small networks and data, or the paper's.")
-flags.DEFINE_string("output", None, "Folder of the results (default: reproduced/ARTIFACT_SCALE).")
-flags.DEFINE_list("rows", None, f"Some rows only: {', '.join(ROWS)}.")
-flags.DEFINE_integer("epochs", None, "Passes over the training images, instead of the scale's.")
-flags.DEFINE_integer("train_examples", None, "Training images, instead of the scale's.")
-flags.DEFINE_integer("test_examples", None, "Test images, instead of the scale's.")
-flags.DEFINE_string("data_dir", None, "Folder of the data sets, where they are not at home.")
+flags.DEFINE_enum("artifact", "encryption_table", ARTIFACTS, "What to make.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "scale", "small", SCALES, "Small networks and data, or the paper's.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "output", None, "Folder of the results (default: reproduced/ARTIFACT_SCALE).", flag_values=FLAGS
+)
+flags.DEFINE_list("rows", None, f"Some rows only: {', '.join(ROWS)}.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "epochs", None, "Passes over the training images, instead of the scale's.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "train_examples", None, "Training images, instead of the scale's.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "test_examples", None, "Test images, instead of the scale's.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder of the data sets, where they are not at home.", flag_values=FLAGS
+)
 
 
 def _settings() -> Settings:
     given = ("epochs", "train_examples", "test_examples")
-    _flags.check_numbers(**dict.fromkeys(given, _validate.positive_int))
+    _flags.check_numbers(FLAGS, **dict.fromkeys(given, _validate.positive_int))
     changes = {name: FLAGS[name].value for name in given if FLAGS[name].value is not None}
     return settings_for(FLAGS.scale, **changes)
 
@@ -77,5 +89,10 @@ def main() -> None:
     print(f"These figures are in {path}.")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

@@ -24,7 +24,7 @@ from keras_dpvit.runs.settings import RunSettings
 from keras_dpvit.training.initial_weights import check_path
 from trainers import _cli, _flags, _hidden_images
 
-# Kept out of run.json, for it travels: a seed is a secret, and places tell of the machine.
+# Kept out of run.json, which travels: a seed is a secret, and places tell of the machine.
 _STAY_HERE = (
     "seed",
     "data_dir",
@@ -34,61 +34,88 @@ _STAY_HERE = (
     "encryption_passphrase_file",
 )
 
-FLAGS = flags.FLAGS
-_flags.define_privacy_flags()
-_flags.define_dataset_flags()
-_hidden_images.define_flags()
-flags.DEFINE_string("preset", None, "Size of the model (default: the one for the images' size).")
+FLAGS = flags.FlagValues()
+_flags.define_privacy_flags(FLAGS)
+_flags.define_dataset_flags(FLAGS)
+_hidden_images.define_flags(FLAGS)
+flags.DEFINE_string(
+    "preset", None, "Size of the model (default: the one for the images' size).", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "num_examples",
     None,
     "Public number of records to plan batches and noise for (default: the number of records "
     "rounded down to two digits, which is then taken as public).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("members", 2, "Models to train and fuse; 1 trains and exports one.")
+flags.DEFINE_integer(
+    "members", 2, "Models to train and fuse; 1 trains and exports one.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
     "members_data",
     "shared",
     ["shared", "disjoint"],
     "shared: every member sees all records and their costs compose within the budget. disjoint: "
     "each record goes to one member, drawn for itself, and each member has the whole budget.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "init_weights",
     None,
-    "Start every member from this .keras or .weights.h5 file of one model of the same preset. A "
-    ".keras file's own privacy cost is added; behind a .weights.h5 file the records are public.",
+    "Start every member from this .keras or .weights.h5 file of one model of the same preset. The "
+    "file's own privacy cost is added; behind a file that has no ledger the records are public.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "trainable",
     "all",
     ["all", "head", "bias"],
     "What is trained: all, the head alone, or biases and the head.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "loss",
     "softmax",
     ["softmax", "per_class"],
     "softmax cross-entropy, or binary cross-entropy of each class (the paper's eq 7).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "Which private optimizer.")
-flags.DEFINE_float("learning_rate", None, "Learning rate (default: 5e-3 for adam, 0.5 for sgd).")
-flags.DEFINE_enum("clipping", "median_layer", ["median_layer", "flat"], "Clipping by layer.")
-flags.DEFINE_float("l2_norm_clip", None, "A fixed sensitivity instead of the dynamic one.")
-flags.DEFINE_float("attention_noise_stddev", 0.0, "Noise after the softmax while training.")
-flags.DEFINE_float("norm_noise_stddev", 0.0, "Noise on normalisation statistics while training.")
-flags.DEFINE_integer("physical_batch_size", None, "Examples in memory at once; changes no result.")
+flags.DEFINE_enum(
+    "optimizer", "adam", ["adam", "sgd"], "Which private optimizer.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "learning_rate", None, "Learning rate (default: 5e-3 for adam, 0.5 for sgd).", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "clipping", "median_layer", ["median_layer", "flat"], "Clipping by layer.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "l2_norm_clip", None, "A fixed sensitivity instead of the dynamic one.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "attention_noise_stddev", 0.0, "Noise after the softmax while training.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "norm_noise_stddev", 0.0, "Noise on normalisation statistics while training.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "physical_batch_size", None, "Examples in memory at once; changes no result.", flag_values=FLAGS
+)
 flags.DEFINE_string(
-    "output_dir", None, "Where versions are written (default: savedmodels/DATASET)."
+    "output_dir",
+    None,
+    "Where versions are written (default: savedmodels/DATASET).",
+    flag_values=FLAGS,
 )
-flags.DEFINE_integer("seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.")
-flags.adopt_module_key_flags(_flags)  # so that --help shows them
-flags.adopt_module_key_flags(_hidden_images)
+flags.DEFINE_integer(
+    "seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.", flag_values=FLAGS
+)
 
 
 def _check_flags() -> None:
-    """What can be refused before any data is read."""
+    """Refuses what can be refused before any data is read."""
     _flags.check_numbers(
+        FLAGS,
         epsilon=_validate.positive,
         delta=_validate.open_unit_interval,
         epochs=_validate.positive,
@@ -110,10 +137,10 @@ def _check_flags() -> None:
 def main() -> None:
     """Runs the whole job."""
     _check_flags()
-    output_dir = _flags.output_dir()
+    output_dir = _flags.output_dir(FLAGS)
     shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
-    data = _flags.load_dataset(shape)
-    cipher = _hidden_images.load_cipher(data)
+    data = _flags.load_dataset(FLAGS, shape)
+    cipher = _hidden_images.load_cipher(FLAGS, data)
     encryption = None
     if cipher is not None:
         data, encryption = _hidden_images.encrypt(data, cipher), _hidden_images.summary(cipher)
@@ -123,7 +150,7 @@ def main() -> None:
         parts = independent_parts(len(data.x_train), FLAGS.members, FLAGS.seed)
     from keras_dpvit.runs import training
 
-    settings = _flags.settings(RunSettings)
+    settings = _flags.settings(FLAGS, RunSettings)
     num_examples = training.public_number(len(data.x_train), settings)
     plans = training.plans(num_examples, settings)
     _quiet.start_tensorflow()
@@ -137,7 +164,7 @@ def main() -> None:
         histories,
         output_dir,
         settings.members_data,
-        _flags.recorded(_STAY_HERE),
+        _flags.recorded(FLAGS, _STAY_HERE),
         num_examples,
         encryption,
     )
@@ -149,5 +176,10 @@ def main() -> None:
     sys.stdout.flush()
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

@@ -25,12 +25,16 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
 from trainers import _cli
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("saved_model", None, "A version directory, or a base whose newest is taken.")
-flags.DEFINE_string("tflite", None, "A TFLite file of the same model.")
-flags.DEFINE_string("keras", None, "The .keras file of the same model.")
-flags.DEFINE_string("images", None, "A PNG or JPEG file, or a folder of them, to compare on too.")
-flags.DEFINE_bool("json", False, "Prints JSON.")
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "saved_model", None, "A version directory, or a base whose newest is taken.", flag_values=FLAGS
+)
+flags.DEFINE_string("tflite", None, "A TFLite file of the same model.", flag_values=FLAGS)
+flags.DEFINE_string("keras", None, "The .keras file of the same model.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "images", None, "A PNG or JPEG file, or a folder of them, to compare on too.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 _RESULTS = {True: "ok", False: "FAILED", None: "not checked"}
 
@@ -77,5 +81,10 @@ def _checks(paths: list[pathlib.Path]) -> list[Any]:
     return checks
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the program on these flags (default: the command line's)."""
+    _cli.run(main, FLAGS, __doc__, argv)
+
+
 if __name__ == "__main__":
-    _cli.run(main)
+    run()

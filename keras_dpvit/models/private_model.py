@@ -6,6 +6,7 @@ This room imports no training code. It knows these protocols alone: an optimizer
 
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 import secrets
@@ -153,6 +154,12 @@ class PrivatelyTrainable(_Base):
         if self.private_trainer is None:
             self._begin_training()
             if not public_data:
+                logging.getLogger("keras_dpvit").warning(
+                    "%s is not private: this training makes the model's epsilon infinite. Compile "
+                    "with kd.DPKerasAdamOptimizer(plan), or pass public_data=True to fit if these "
+                    "records need no protection.",
+                    type(self.optimizer).__name__,
+                )
                 self._note_training_without_privacy()
             try:
                 return super().fit(x, y, **kwargs)

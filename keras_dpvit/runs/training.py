@@ -165,12 +165,18 @@ def _train(
         loss=losses[settings.loss],
         metrics=["accuracy"],
     )
+    epochs = math.ceil(settings.epochs)
     history = model.fit(
         x,
         y,
-        epochs=math.ceil(settings.epochs),
+        epochs=epochs,
         physical_batch_size=settings.physical_batch_size,
         # A bar on a terminal, a line an epoch in a log.
         verbose=1 if sys.stdout.isatty() else 2,
     )
+    if len(history.epoch) < epochs:
+        print(
+            f"The plan's {plan.steps} steps ended in epoch {len(history.epoch)} of {epochs}: an "
+            f"epoch has {plan.steps_per_epoch} whole steps, more than one expected pass."
+        )
     return model, history.history

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit.errors import InputError
-from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, ledger_from_dict
 
 _SUFFIXES = (".keras", ".weights.h5")
@@ -181,6 +180,7 @@ def _ledger_of(path: pathlib.Path) -> tuple[Ledger | None, tuple[str, ...]]:
 
 
 def _head_layers(network: Any) -> list[Any]:
+    from keras_dpvit.layers.inside import layers_inside
     from keras_dpvit.models.trainable import head_variables
 
     head = {id(v) for v in head_variables(network, network.weights)}

@@ -144,21 +144,7 @@ class PrivateTrainer:
         metrics = metric_sums(private_metrics, self.plan, self.model, labels)
         self.prepare(physical_batch_size, augmentation, metrics)
         self._build_shown_metrics(labels)
-        callback = PrivateFitCallback(self, epochs)
-        if checkpoint_dir is not None and self.is_external:
-            raise InputError(
-                "checkpoint_dir needs a plan that samples records itself ('poisson' or "
-                "'shuffled'): nobody knows which batches of the others' pass are still to come."
-            )
-        if checkpoint_dir is not None:
-            callback.use_checkpoints(Checkpoint(checkpoint_dir), checkpoint_steps)
-        if self.plan_is_spent and not callback.resumed:
-            raise InputError(
-                f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
-                "its cost will be added."
-            )
-        if self.plan.seed is not None and self.plan.noise_multiplier and not callback.resumed:
-            randomness.claim(self.keys.sampling, self._owner_of_keys)
+        callback = self._begun(epochs, checkpoint_dir, checkpoint_steps)
         self._validate(images, labels)
         self._note_disclosures(arguments)
         validates_on_training = same_records(x, arguments.get("validation_data"))
@@ -182,6 +168,29 @@ class PrivateTrainer:
             self._in_fit = False
             self._layer_randomness.end_fit()
             callback.close()
+
+    def _begun(self, epochs: int, checkpoint_dir: Any, steps: int | None) -> PrivateFitCallback:
+        """The callback that keeps `fit` within the plan, at the last checkpoint if there is one.
+
+        Raises:
+            InputError: if no steps are left, or the checkpoints are of another training.
+        """
+        callback = PrivateFitCallback(self, epochs)
+        if checkpoint_dir is not None and self.is_external:
+            raise InputError(
+                "checkpoint_dir needs a plan that samples records itself ('poisson' or "
+                "'shuffled'): nobody knows which batches of the others' pass are still to come."
+            )
+        if checkpoint_dir is not None:
+            callback.use_checkpoints(Checkpoint(checkpoint_dir), steps)
+        if self.plan_is_spent and not callback.resumed:
+            raise InputError(
+                f"The plan's {self.plan.steps} steps are spent: compile the model with a new plan; "
+                "its cost will be added."
+            )
+        if self.plan.seed is not None and self.plan.noise_multiplier and not callback.resumed:
+            randomness.claim(self.keys.sampling, self._owner_of_keys)
+        return callback
 
     def _check_target(self) -> None:
         """Refuses a plan that would take what the weights have cost past its target."""

@@ -43,7 +43,7 @@ def run_by_itself(environment):
 
 @pytest.fixture(scope="session")
 def run(environment, tmp_path_factory):
-    """As `run_by_itself`, in a fork of a process that has imported TensorFlow already."""
+    """As `run_by_itself`, in a fork of a process that has imported TensorFlow and the programs."""
     server = subprocess.Popen(
         [sys.executable, pathlib.Path(__file__).with_name("program_server.py")],
         stdin=subprocess.PIPE,
@@ -56,7 +56,7 @@ def run(environment, tmp_path_factory):
 
     def run_program(program, *flags, cwd):
         files = {name: str(output / name) for name in ("stdout", "stderr")}
-        request = {"module": f"trainers.{program}", "flags": list(map(str, flags))}
+        request = {"program": program, "flags": list(map(str, flags))}
         request |= {"cwd": str(cwd), "env": environment, **files}
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()

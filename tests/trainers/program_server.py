@@ -1,14 +1,14 @@
-"""Runs programs in forks of a process that has imported TensorFlow once.
+"""Runs programs in forks of a process that has imported TensorFlow and the programs once.
 
-Reads one request a line, `{"module", "flags", "cwd", "env", "stdout", "stderr"}`, and answers with
-the program's exit status. No operation of TensorFlow's runs before a fork, so a program meets what
-it would meet by itself, but for the seconds that the imports take.
+Reads one request a line, `{"program", "flags", "cwd", "env", "stdout", "stderr"}`, and answers with
+the program's exit status. No operation of TensorFlow runs before a fork, so a program behaves as in
+a new process, without the seconds that the imports take.
 """
 
 import atexit
+import importlib
 import json
 import os
-import runpy
 import sys
 import traceback
 
@@ -34,15 +34,14 @@ def enter(request):
     for name, number in (("stdout", 1), ("stderr", 2)):
         with open(request[name], "w") as file:
             os.dup2(file.fileno(), number)
-    sys.argv = [request["module"], *request["flags"]]
     sys.path.insert(0, request["cwd"])
 
 
-def run_and_end(module):
-    """Runs a program and ends the process at once: to take TensorFlow apart takes seconds."""
+def run_and_end(program, flags):
+    """Runs a program and ends the process at once: TensorFlow's own end takes seconds."""
     status = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        importlib.import_module(f"trainers.{program}").run(flags)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -60,9 +59,12 @@ if __name__ == "__main__":
 
     import keras_dpvit.models.classifier
     import keras_dpvit.training.trainer  # noqa: F401
+    from trainers import main
 
+    for program in main.programs():
+        importlib.import_module(f"trainers.{program}")
     tf.config.list_physical_devices()  # which is not silent
     found = next_request()
     if found is not None:
         enter(found)
-        run_and_end(found["module"])
+        run_and_end(found["program"], found["flags"])

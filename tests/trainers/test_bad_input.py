@@ -179,7 +179,7 @@ def cut_short(path):
 @pytest.mark.parametrize(
     ("name", "hidden_dim", "spoil", "message"),
     [
-        ("model.keras", 32, cut_short, "'model.keras': it is cut short or no .keras file"),
+        ("model.keras", 32, cut_short, "'model.keras': it is cut short or not a .keras file"),
         ("model.weights.h5", 32, cut_short, "init_weights must be a file that can be loaded"),
         ("model.keras", 16, None, "is (4, 16) in 'model.keras' and (4, 32) in the model"),
         ("model.weights.h5", 16, None, "(4, 16) in 'model.weights.h5' and (4, 32) in the model"),

@@ -97,7 +97,7 @@ BAD = [
     (["--preset=dpvit_tiny_8", "--picture=a.jpg"], "picture must be a file ending in .png"),
     (["--preset=dpvit_tiny_8", "--picture=no/a.png"], "picture must be a file ending in .png"),
     (["--preset=dpvit_tiny_8", "--picture=folder.png"], "directory that can be written, got 'fol"),
-    (["--model=nowhere.keras"], "model must be a .keras file, got 'nowhere.keras', which is none"),
+    (["--model=nowhere.keras"], "model must be a .keras file, got 'nowhere.keras': it does"),
     (["--model=damaged.keras"], "'damaged.keras' cannot be loaded"),
     (["tiny"], "unknown argument 'tiny'"),
 ]

@@ -241,10 +241,10 @@ def test_frames_of_a_camera_are_never_old():
             Camera.closed = True
 
     ended = threading.Event()
-    frames = frames.read_ahead(Camera(), (2, 2, 1), False)
-    first = next(frames)
+    stream = frames.read_ahead(Camera(), (2, 2, 1), False)
+    first = next(stream)
     assert ended.wait(10)
-    last = list(frames)[-1:] or [first]
+    last = list(stream)[-1:] or [first]
     assert last[0].name == "49"
     assert Camera.closed
 
@@ -260,7 +260,7 @@ def test_error_of_the_reader_is_raised_where_frames_are_asked_for():
             yield frames.Frame("0", np.zeros(image_shape, np.uint8), None)
             raise InputError("frame 1 is broken.")
 
-    frames = frames.read_ahead(Broken(), (2, 2, 1), False)
-    assert next(frames).name == "0"
+    stream = frames.read_ahead(Broken(), (2, 2, 1), False)
+    assert next(stream).name == "0"
     with pytest.raises(InputError, match=r"frame 1 is broken\."):
-        next(frames)
+        next(stream)

@@ -135,10 +135,10 @@ def test_passphrase_from_a_file_and_from_the_environment(encrypt, place, monkeyp
         (["encrypt", "--key=changed.json", "--input=photos", "--output=x"], "was changed"),
         (["encrypt", "--key=key.json", "--input=none", "--output=x"], "input must be a folder"),
         (["encrypt", "--key=key.json", "--input=photos", "--output=photos"], "output must not be"),
-        (["encrypt", "--key=key.json", "--input=odd", "--output=x"], "no multiple of the block"),
+        (["encrypt", "--key=key.json", "--input=odd", "--output=x"], "not a multiple of the block"),
         (
             ["encrypt", "--key=key.json", "--input=photos", "--output=x", "--size=20"],
-            "no multiple of the block",
+            "not a multiple of the block",
         ),
         (
             ["encrypt", "--key=key.json", "--input=photos", "--output=x", "--size=a"],

@@ -1,4 +1,4 @@
-"""`--help` of every program."""
+"""`python -m trainers.PROGRAM --help` of every program, each in a new process."""
 
 import pytest
 
@@ -51,8 +51,8 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("program", FLAGS)
-def test_help_has_examples_and_every_flag(run, program, tmp_path):
-    result = run(program, "--help", cwd=tmp_path)
+def test_help_has_examples_and_every_flag(run_by_itself, program, tmp_path):
+    result = run_by_itself(program, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert result.stderr == ""
     assert "Examples:" in result.stdout

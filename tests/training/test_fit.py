@@ -244,16 +244,19 @@ def test_learning_happens():
     assert model.privacy_ledger.epsilon(1e-5) <= 2.0
 
 
-def test_training_without_privacy_enters_the_ledger(xy):
+def test_training_without_privacy_enters_the_ledger(xy, caplog):
     model = a_model()
     model.compile("adam", LOSS)
     model.fit(*xy, verbose=0, public_data=True)
     assert model.privacy_ledger.all_entries() == ()
+    assert caplog.messages == []
     model.fit(*xy, verbose=0)
+    (told,) = caplog.messages
+    assert told.startswith("Adam is not private: this training makes the model's epsilon infinite")
     assert model.privacy_ledger.epsilon(1e-5) == float("inf")
     text = model.privacy_statement()
     assert "infinite" in text
-    assert "without noise" in text
+    assert "Training without noise" in text
     model.compile(kd.DPKerasAdamOptimizer(a_plan()), LOSS)
     model.fit(*xy, verbose=0)
     assert model.privacy_ledger.epsilon(1e-5) == float("inf")  # privacy does not come back

@@ -1,43 +1,18 @@
-"""What the commands of trainers.encrypt share: keys, passphrases, progress and reports."""
+"""Parts of trainers.encrypt and --encryption_key: keys, passphrases, progress, keyed models."""
 
 import getpass
 import os
 import pathlib
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
-from absl import flags
-
+from keras_dpvit import _files, _quiet
 from keras_dpvit.encryption.key_file import KeyFile, read_header, read_key_file
 from keras_dpvit.encryption.passphrase import VARIABLE
 from keras_dpvit.errors import InputError
-
-FLAGS = flags.FLAGS
-
-
-def define_folder_flags() -> None:
-    """--input --output --key --passphrase_file --jobs."""
-    flags.DEFINE_string("input", None, "Folder to read.")
-    flags.DEFINE_string("output", None, "New folder to write, or that of an interrupted run.")
-    flags.DEFINE_string("key", None, "Key file.")
-    flags.DEFINE_string(
-        "passphrase_file",
-        None,
-        f"File whose first line is the key's passphrase (otherwise ${VARIABLE}, or a prompt).",
-    )
-    flags.DEFINE_integer("jobs", os.cpu_count() or 1, "Processes.", lower_bound=1)
-
-
-def needed(name: str) -> str:
-    """The value of a flag that must be given.
-
-    Raises:
-        InputError: if it was not.
-    """
-    value = FLAGS[name].value
-    if not value:
-        raise InputError(f"--{name} must be given.")
-    return str(value)
+from keras_dpvit.runs import model_files
 
 
 def load_key(path: str, passphrase_file: str | None) -> KeyFile:
@@ -54,7 +29,7 @@ def read_passphrase(prompt: str, passphrase_file: str | None, confirm: bool = Fa
     Args:
         prompt: what the user is asked.
         passphrase_file: its first line is taken.
-        confirm: bool, whether a prompt asks twice.
+        confirm: bool, True if a prompt asks twice.
 
     Raises:
         InputError: if there is none.
@@ -89,6 +64,13 @@ class ProgressBar:
         self._words = words
         self._bar: Any = None
 
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
     def __call__(self, done: int, total: int) -> None:
         import tqdm
 
@@ -97,11 +79,6 @@ class ProgressBar:
                 total=total, initial=done, desc=self._words, unit="image", disable=None
             )
         self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        """Leaves the line of the bar."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 def report(result: Any, words: str) -> None:
@@ -117,7 +94,7 @@ def report(result: Any, words: str) -> None:
     if result.resumed:
         print(f"{result.resumed} files were there already, intact.")
     if result.ignored:
-        print(f"{result.ignored} files are no images by their names and were left out.")
+        print(f"{result.ignored} files are not images by their names and were left out.")
     if result.failures:
         *others, last = result.failures
         for failure in others:
@@ -127,3 +104,47 @@ def report(result: Any, words: str) -> None:
             "command again."
         )
     print(f"{result.num_images} images in {result.num_files} files {words}")
+
+
+def convert_model(source: str, target: str, key_file: KeyFile, move: Callable[[Any], Any]) -> None:
+    """Reads a model, moves it to a key and writes it, whole or not at all.
+
+    Args:
+        source: a .keras file.
+        target: a new .keras file.
+        key_file: the key for the output.
+        move: from a model to the model under that key.
+
+    Raises:
+        InputError: if a file cannot be read or written, or as `move` does.
+    """
+    _check_model_files(source, target)
+    _quiet.start_tensorflow()
+    model = model_files.load_any(source, "input")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moved = move(model)
+    for warning in caught:
+        if warning.category is UserWarning:
+            print(f"warning: {warning.message}", file=sys.stderr)
+    work = pathlib.Path(target).with_name(f".{os.getpid()}-{pathlib.Path(target).name}")
+    try:
+        moved.save(work)
+        os.link(work, target)  # unlike a rename, never over another file
+    except OSError as error:
+        raise InputError(f"output {target!r} cannot be written: {error.strerror}.") from error
+    finally:
+        work.unlink(missing_ok=True)
+    print(f"The model is under key {key_file.key.kid} in {target}.")
+
+
+def _check_model_files(source: str, target: str) -> None:
+    model_files.check_model_file(source, "input")
+    path = pathlib.Path(target).absolute()
+    if path.suffix != ".keras" or not _files.is_writable(path.parent):
+        raise InputError(
+            "output must be a file ending in .keras in a folder that can be written, "
+            f"got {target!r}."
+        )
+    if path.exists():
+        raise InputError(f"output must be a new file; {target!r} exists.")
