@@ -312,8 +312,8 @@ _ENTRIES = _of(
         _PUBLISHED,
     ),
     (
-        "return steps * accounting.rdp_of_step(",
-        "return accounting.rdp_of_step(",
+        "= steps * accounting.rdp_of_step(",
+        "= accounting.rdp_of_step(",
         f"privacy/test_plan_and_ledger.py::{_HAND}",
     ),
     (
@@ -583,8 +583,8 @@ _LAYERS = [
             "gradients/test_oracle.py::test_token_depthwise_convolution",
         ),
         (
-            "return layer.groups == 1 and",
-            "return",
+            "return bool(layer.groups == 1 and",
+            "return bool(",
             "test_grouped_convolutions_against_a_convolution_for_each_group",
         ),
     ),

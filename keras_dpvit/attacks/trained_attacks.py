@@ -65,6 +65,17 @@ class Outcome:
     summary: dict[str, Any]
 
 
+def _cipher_of_one_key(scheme: str, options: dict[str, Any], shape: Shape, seed: int) -> Any:
+    generator = np.random.default_rng([seed, 0])
+    cipher = make_cipher(scheme, SecretKey(generator.bytes(SECRET_BYTES)), shape, **options)
+    if cipher.encrypted_shape(shape) != shape:
+        raise InputError(
+            f"scheme {scheme!r} with these options changes the images' shape, which learned "
+            "attacks and their scores do not take."
+        )
+    return cipher
+
+
 def attack_test_images(
     attack: str,
     scheme: str,
@@ -94,13 +105,7 @@ def attack_test_images(
     """
     one_of((*ATTACKERS, *UNTRAINED), attack=attack)
     shape = shape_of(parts.test)
-    generator = np.random.default_rng([seed, 0])
-    cipher = make_cipher(scheme, SecretKey(generator.bytes(SECRET_BYTES)), shape, **options)
-    if cipher.encrypted_shape(shape) != shape:
-        raise InputError(
-            f"scheme {scheme!r} with these options changes the images' shape, which learned "
-            "attacks and their scores do not take."
-        )
+    cipher = _cipher_of_one_key(scheme, options, shape, seed)
     started = time.process_time()
     encrypted = cipher.encrypt(parts.test)
     trained = None
@@ -110,6 +115,7 @@ def attack_test_images(
         store = None if checkpoint_dir is None else EpochStore(checkpoint_dir)
         trained = _train(attack, cipher, parts, settings, seed, store, on_epoch)
         recovered = trained.recover(encrypted)
+    judged = {"recovered": recovered, "plain": parts.test, "ciphertext": encrypted}
     summary: dict[str, Any] = {
         "scheme": scheme,
         "attack": attack,
@@ -122,14 +128,7 @@ def attack_test_images(
         "images_used": _images_used(attack, parts),
         "seconds": time.process_time() - started,
         **score(parts, encrypted, recovered),
-        "accuracy": {
-            name: judge(images, parts.test_labels)
-            for name, images in (
-                ("recovered", recovered),
-                ("plain", parts.test),
-                ("ciphertext", encrypted),
-            )
-        },
+        "accuracy": {name: judge(images, parts.test_labels) for name, images in judged.items()},
     }
     if trained and settings:
         summary["settings"] = dataclasses.asdict(settings)

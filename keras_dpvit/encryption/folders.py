@@ -43,6 +43,13 @@ class Report:
     ignored: int = 0
 
 
+def _check_size(size: tuple[int, int] | None, fixed: tuple[int, ...] | None) -> None:
+    if fixed is not None and size not in (None, fixed[:2]):
+        raise InputError(
+            f"size must be {fixed[0]},{fixed[1]} or left out under this key, got {size}."
+        )
+
+
 def encrypt_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -67,7 +74,7 @@ def encrypt_folder(
         key_file: the key, scheme and options.
         file_format: "png", "webp" (lossless), "npy", or "tfrecord", shards of `SHARD_IMAGES`.
         size: (height, width) to which images are stretched before they are encrypted.
-        resize: how, one of `pictures.RESIZES`.
+        resize: how, one of `image_files.RESIZES`.
         hash_names: bool; names in the output are keyed hashes.
         jobs: int, processes.
         progress: called with images done and images in all.
@@ -83,29 +90,17 @@ def encrypt_folder(
     one_of(FILE_FORMATS, file_format=file_format)
     one_of(image_files.RESIZES, resize=resize)
     fixed = key_file.image_shape
-    if fixed is not None and size not in (None, fixed[:2]):
-        raise InputError(
-            f"size must be {fixed[0]},{fixed[1]} or left out under this key, got {size}."
-        )
+    _check_size(size, fixed)
     names, ignored = _list_images(source)
     channels = None if fixed is None else fixed[2]
     job = Job(
-        source=source,
-        target=target,
-        file_format=file_format,
-        size=size,
-        channels=channels,
-        resize=resize,
-        new=key_file,
+        source, target, file_format, size=size, channels=channels, resize=resize, new=key_file
     )
     images = _name_images(names, key_file.key if hash_names else None)
     tasks = list(_tasks(images, file_format))
-    header = {
-        **_header(key_file, file_format),
-        "size": None if size is None else list(size),
-        "resize": resize,
-        "hashed_names": hash_names,
-    }
+    kept_size = None if size is None else list(size)
+    how = {"size": kept_size, "resize": resize, "hashed_names": hash_names}
+    header = {**_header(key_file, file_format), **how}
     with Journal(target, header, keep_manifest=True) as journal:
         left = _left(journal, tasks)
         _check_plain(left, job, key_file)

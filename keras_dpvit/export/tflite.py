@@ -72,6 +72,19 @@ def tflite(
         card = privacy_card(model)
     flatbuffer = convert(served, quantize, calibration)
     flatbuffer = with_metadata(flatbuffer, _description(served, card))
+    files = _attachments(model, served, quantize, card, flatbuffer)
+    labels = [str(name) for name in served.class_names]
+    _files.write_whole(path, attach(flatbuffer, labels, files))
+
+
+def _attachments(
+    model: Any,
+    served: ServedModel,
+    quantize: str | None,
+    card: dict[str, Any] | None,
+    flatbuffer: bytes,
+) -> dict[str, Any]:
+    """Provenance and privacy card by file name."""
     provenance = {
         **assets.provenance(model),
         "quantize": quantize,
@@ -81,8 +94,7 @@ def tflite(
     files: dict[str, Any] = {PROVENANCE: provenance}
     if card is not None:
         files[CARD_NAME] = _files.jsonable(card)
-    labels = [str(name) for name in served.class_names]
-    _files.write_whole(path, attach(flatbuffer, labels, files))
+    return files
 
 
 def convert(served: ServedModel, quantize: str | None = None, calibration: Any = None) -> bytes:

@@ -22,7 +22,7 @@ class ConvRule(LinearRule):
     """A convolution is a Dense layer on patches: each place is a token, each window its input."""
 
     def supports(self, layer: Any) -> bool:
-        return layer.groups == 1 and layer.data_format == "channels_last"
+        return bool(layer.groups == 1 and layer.data_format == "channels_last")
 
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         """Windows `(records, places, taps * channels)` and gradients `(records, places, out)`."""
@@ -41,7 +41,7 @@ class GroupedConvRule(InstantiatedRule):
     variable_names = ("_kernel", "bias")
 
     def supports(self, layer: Any) -> bool:
-        return layer.groups > 1 and layer.data_format == "channels_last"
+        return bool(layer.groups > 1 and layer.data_format == "channels_last")
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         *taps, channels, filters = layer.kernel.shape

@@ -40,12 +40,13 @@ class VectorizedRule(InstantiatedRule):
             args, kwargs = tf.nest.pack_sequence_as((call.args, call.kwargs), mine)
             with tf.GradientTape() as tape:
                 output = function(*args, **kwargs)
-            return tape.gradient(
+            found: list[Any] = tape.gradient(
                 output,
                 [v.value for v in self._variables],
                 output_gradients=gradient[None],
                 unconnected_gradients="zero",
             )
+            return found
 
         rows = ([leaves[i] for i in batched], call.gradient)
         gradients = tf.vectorized_map(one, rows)

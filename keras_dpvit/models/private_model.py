@@ -18,7 +18,8 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.models import provenance
 from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.privacy import statement
-from keras_dpvit.privacy.ledger import Ledger, LedgerEntry, PrivacyLedger, compose, ledger_from_dict
+from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, compose, ledger_from_dict
+from keras_dpvit.privacy.ledger_entries import LedgerEntry
 
 _NOTES_KEY = "notes"
 _TRAINABLE_KEY = "trainable_part"

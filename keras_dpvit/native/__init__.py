@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_dpvit.native.compiling import library
+from keras_dpvit.native.compiling import library as library
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit import _validate
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 
 ACCOUNTANTS = ("rdp", "pld")
@@ -76,21 +77,21 @@ def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float
     return _sensible(make_accountant(accountant).compose(event).get_delta(epsilon), 1.0)
 
 
-def rdp_of_event(event: Any) -> np.ndarray:
+def rdp_of_event(event: Any) -> Array:
     """Renyi divergence bounds of an event, one for each of dp_accounting's default orders."""
     # Rounded, a divergence near 0 may end below it.
-    return np.maximum(make_accountant("rdp").compose(event).rdp, 0.0)
+    return np.asarray(np.maximum(make_accountant("rdp").compose(event).rdp, 0.0))
 
 
 @functools.lru_cache(maxsize=1024)
-def rdp_of_step(noise_multiplier: float, sampling_probability: float) -> np.ndarray:
+def rdp_of_step(noise_multiplier: float, sampling_probability: float) -> Array:
     """The same for one Gaussian release over a Poisson sample; steps multiply it."""
     rdp = rdp_of_event(subsampled_gaussian_event(noise_multiplier, sampling_probability, 1))
     rdp.flags.writeable = False  # it is shared
     return rdp
 
 
-def epsilon_of_rdp(rdp: np.ndarray, delta: float) -> float:
+def epsilon_of_rdp(rdp: Array, delta: float) -> float:
     """Epsilon at `delta` of bounds as from `rdp_of_event`, or of their sum over several events."""
     import dp_accounting
     from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS

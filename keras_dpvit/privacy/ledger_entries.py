@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Union
 
-import numpy as np
-
 from keras_dpvit import _validate
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.private_selection import TrialCount
@@ -252,12 +251,13 @@ def event_of_costs(costs: tuple[Cost, ...]) -> Any:
 
 
 @functools.lru_cache(maxsize=1024)
-def rdp_of_cost(cost: Cost) -> np.ndarray:
+def rdp_of_cost(cost: Cost) -> Array:
     """Renyi divergence bounds, as `accounting.rdp_of_event` has them; the caller must not write."""
     if cost[0] == _SELECTION or cost[2] == 0:
         return accounting.rdp_of_event(_event(cost))
     noise_multiplier, sampling_probability, steps = cost
-    return steps * accounting.rdp_of_step(noise_multiplier, sampling_probability)
+    total: Array = steps * accounting.rdp_of_step(noise_multiplier, sampling_probability)
+    return total
 
 
 def entry_from_dict(data: Mapping[str, Any]) -> Entry:

@@ -15,6 +15,7 @@ from keras_dpvit.privacy.clipping import (
     clipping_from_dict,
     clipping_to_dict,
 )
+from keras_dpvit.privacy.ledger_entries import LedgerEntry
 from keras_dpvit.privacy.mechanism import StepMechanism
 from keras_dpvit.privacy.noise_schedules import (
     ConstantNoise,
@@ -298,7 +299,7 @@ class PrivacyPlan:
         passes: int | None = None,
         invalidated_by: tuple[str, ...] = (),
         metrics_noise_ratio: float | None = None,
-    ) -> tuple[ledger.LedgerEntry, ...]:
+    ) -> tuple[LedgerEntry, ...]:
         """The ledger's entries for steps trained under the plan.
 
         Args:
@@ -317,7 +318,7 @@ class PrivacyPlan:
             runs = [(1.0, steps)] if steps else []
             passes = min(passes or 0, steps)  # one that was begun and took no step released nothing
         return tuple(
-            ledger.LedgerEntry(
+            LedgerEntry(
                 steps=count,
                 noise_multiplier=self.mechanism_at(factor).event_noise_multiplier,
                 sampling_probability=self.sampling_probability,

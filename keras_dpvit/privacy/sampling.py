@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_dpvit import _validate
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import randomness
 
@@ -31,12 +32,12 @@ class PoissonSampler:
         self.sampling_probability = sampling_probability
         self._key = key
 
-    def sample(self, num_records: int, step: int) -> np.ndarray:
+    def sample(self, num_records: int, step: int) -> Array:
         """Sorted row numbers of the records that enter `step`; may be empty."""
         generator = np.random.Generator(np.random.Philox(randomness.step_key(self._key, step)))
         return np.flatnonzero(generator.random(num_records) < self.sampling_probability)
 
-    def steps_from(self, num_records: int, first_step: int) -> Iterator[np.ndarray]:
+    def steps_from(self, num_records: int, first_step: int) -> Iterator[Array]:
         """Endless samples, from `first_step` on."""
         return map(functools.partial(self.sample, num_records), itertools.count(first_step))
 
@@ -58,7 +59,7 @@ class ShuffledSampler:
         self.batch_size = _validate.positive_int(batch_size=batch_size)
         self._key = key
 
-    def sample(self, num_records: int, step: int) -> np.ndarray:
+    def sample(self, num_records: int, step: int) -> Array:
         """Sorted row numbers of the records that enter `step`.
 
         Raises:
@@ -75,7 +76,7 @@ class ShuffledSampler:
         order = generator.permutation(num_records)
         return np.sort(order[batch * self.batch_size : (batch + 1) * self.batch_size])
 
-    def steps_from(self, num_records: int, first_step: int) -> Iterator[np.ndarray]:
+    def steps_from(self, num_records: int, first_step: int) -> Iterator[Array]:
         """Endless samples, from `first_step` on."""
         return map(functools.partial(self.sample, num_records), itertools.count(first_step))
 
@@ -83,7 +84,7 @@ class ShuffledSampler:
 Sampler = PoissonSampler | ShuffledSampler
 
 
-def independent_parts(num_records: int, num_parts: int, seed: int | None = None) -> np.ndarray:
+def independent_parts(num_records: int, num_parts: int, seed: int | None = None) -> Array:
     """A part number for each record, drawn independently for each record.
 
     Guarantee: a record's part depends on no other record (a cut by position would not do: one

@@ -8,15 +8,14 @@ from typing import Any
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.ledger import (
     Ledger,
-    LedgerEntry,
     ParallelLedger,
     PrivacyLedger,
-    SelectionEntry,
     accountants,
     adjacency,
     epsilon_curves,
     selections,
 )
+from keras_dpvit.privacy.ledger_entries import LedgerEntry, SelectionEntry
 from keras_dpvit.privacy.private_selection import TrialCount
 
 _TUNING_LIMIT = "Hyper-parameters chosen by looking at results on these records: not counted."

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from keras_dpvit.privacy import statement
-from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger, epsilon_curve, epsilon_curves
+from keras_dpvit.privacy.ledger import PrivacyLedger, epsilon_curve, epsilon_curves
+from keras_dpvit.privacy.ledger_entries import LedgerEntry
 from keras_dpvit.report.run_files import Run
 
 # What a noise schedule changes from one entry to the next within one training.

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_dpvit import _quiet, export
 from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME, TFLITE_NAME
+from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.export import warmup
 from keras_dpvit.export.files import new_directory, next_version
@@ -128,7 +129,7 @@ def _write(
     return card
 
 
-def accuracy(class_ids: np.ndarray, data: ImageData) -> float:
+def accuracy(class_ids: Array, data: ImageData) -> float:
     """The share of held-out images whose class is right."""
     return float(np.mean(class_ids == data.y_test))
 

@@ -29,7 +29,7 @@ def public_number(num_records: int, settings: RunSettings) -> int:
     """
     if settings.num_examples is not None:
         return int(settings.num_examples)
-    unit = 10 ** max(0, len(str(num_records)) - 2)
+    unit: int = 10 ** max(0, len(str(num_records)) - 2)
     return max(1, num_records // unit * unit)
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit._types import Array
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training.sources import Source
 
 # Images, labels, and which rows are records: `microbatches * rows_per_microbatch` rows.
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[Array, Array, Array]
 
 
 def rows_per_microbatch(plan: PrivacyPlan) -> int:
@@ -48,7 +49,7 @@ def sampled_batches(
         step += 1
 
 
-def some_records(source: Source, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def some_records(source: Source, count: int = 8) -> tuple[Array, Array]:
     """Images and labels of the first records and the last, which is likely of another class.
 
     A source without records gives its blank example.
@@ -60,9 +61,7 @@ def some_records(source: Source, count: int = 8) -> tuple[np.ndarray, np.ndarray
     return source.take(rows)[:2]
 
 
-def _microbatches(
-    plan: PrivacyPlan, source: Source, rows: np.ndarray, key: bytes, step: int
-) -> Batch:
+def _microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, step: int) -> Batch:
     """Each record goes to a microbatch drawn for itself, whoever else is in the sample.
 
     Packing by position instead would let one record shift all the others.
@@ -82,7 +81,7 @@ def _microbatches(
     return _spread(x, places), _spread(y, places), present.reshape(-1)
 
 
-def _filled(places: np.ndarray, present: np.ndarray) -> np.ndarray:
+def _filled(places: Array, present: Array) -> Array:
     """The places, with a microbatch's first record where it has none; -1 in one without any.
 
     Its own first record, and no other's: what fills a place can spoil its microbatch, as a NaN
@@ -93,10 +92,10 @@ def _filled(places: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.where(present, places, first)
 
 
-def _spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _spread(values: Array, places: Array) -> Array:
     """The rows at these places, zeros at -1."""
     blank = np.zeros((1, *values.shape[1:]), values.dtype)
-    return np.concatenate([values, blank])[places]
+    return np.asarray(np.concatenate([values, blank])[places])
 
 
 def signature(source: Source) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.training import traced_pass
@@ -122,7 +123,7 @@ class _Trial:
                 self._before[id(handle)] = handle, traced_pass.read_variable(handle)
         return traced
 
-    def _run(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    def _run(self, images: Array, labels: Array) -> list[Array]:
         """A pass under the current draw of the generators' states."""
         for state, value in zip(self._states, self._drawn, strict=True):
             state.assign(value)
@@ -174,8 +175,8 @@ class _Trial:
                                 raise InputError(_MIXES.format(where=f"The {where}"))
 
     def _spoiled(
-        self, images: np.ndarray, labels: np.ndarray, row: int, thoroughly: bool
-    ) -> Iterator[list[np.ndarray]]:
+        self, images: Array, labels: Array, row: int, thoroughly: bool
+    ) -> Iterator[list[Array]]:
         """Results of a pass with one row spoiled, in one way after the other."""
         integers = not np.issubdtype(images.dtype, np.floating)
         signs = self._rng.choice([-1.0, 1.0], images.shape[1:])
@@ -242,7 +243,7 @@ class _Trial:
         self._global_state.assign(self._global_before)
 
 
-def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> np.ndarray:
+def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> Array:
     """A batch of images in the type that the model takes, finite."""
     inputs = getattr(getattr(model, "network", model), "inputs", None)
     dtype = keras.backend.standardize_dtype(inputs[0].dtype if inputs else "float32")
@@ -257,14 +258,14 @@ def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> np.
     return found.astype(dtype if integers else "float32")
 
 
-def _within_one(images: np.ndarray) -> np.ndarray:
+def _within_one(images: Array) -> Array:
     """Images of floats with the largest scaled down to 1; others as they are."""
     if not np.issubdtype(images.dtype, np.floating):
         return images
-    return images / np.maximum(np.abs(images).max(initial=0.0), images.dtype.type(1))
+    return np.asarray(images / np.maximum(np.abs(images).max(initial=0.0), images.dtype.type(1)))
 
 
-def _other_label(labels: np.ndarray, row: int, value: float) -> Any:
+def _other_label(labels: Array, row: int, value: float) -> Any:
     """A label for a row that is not its own: a bad number, or another row's where it is a class."""
     if np.issubdtype(labels.dtype, np.floating):
         # A half has no number as large.
@@ -273,7 +274,7 @@ def _other_label(labels: np.ndarray, row: int, value: float) -> Any:
     return others[0] if others else labels[row]
 
 
-def _differ(first: np.ndarray, second: np.ndarray) -> bool:
+def _differ(first: Array, second: Array) -> bool:
     """True if rows differ by more than rounding; what is not finite in the first is left out."""
     if np.array_equal(first, second):
         return False

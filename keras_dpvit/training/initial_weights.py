@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, ledger_from_dict
 
@@ -188,11 +189,11 @@ def _head_layers(network: Any) -> list[Any]:
     return [x for x in layers if x.weights and all(id(v) in head for v in x.weights)]
 
 
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read(path: pathlib.Path) -> dict[str, Array]:
     """Weights of a `.weights.h5` file by their place in it; states of optimizers are left out."""
     import h5py
 
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Array] = {}
 
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or "optimizer" in name.split("/"):
@@ -208,7 +209,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _write(path: pathlib.Path, values: dict[str, np.ndarray]) -> None:
+def _write(path: pathlib.Path, values: dict[str, Array]) -> None:
     import h5py
 
     with h5py.File(path, "r+") as file:
@@ -227,7 +228,7 @@ def _check_shapes(path: pathlib.Path, there: dict[str, Any], here: dict[str, Any
             )
 
 
-def _check_finite(path: pathlib.Path, values: Iterable[np.ndarray]) -> None:
+def _check_finite(path: pathlib.Path, values: Iterable[Array]) -> None:
     if not all(np.isfinite(value).all() for value in values):
         raise InputError(f"init_weights must be finite, {str(path)!r} has NaN or infinite weights.")
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit._types import Array
 from keras_dpvit.gradients.randomness import seed_generators
 
 
@@ -27,7 +28,7 @@ class LayerRandomness:
     def __init__(self, model: Any, key: Any) -> None:
         self._model = model
         self._key = key
-        self._before: list[tuple[Any, np.ndarray]] = []
+        self._before: list[tuple[Any, Array]] = []
 
     def enter(self, step: Any) -> list[tuple[Any, Any]]:
         """Gives all generators the states of one step.

@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import _validate
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
 
@@ -126,7 +126,7 @@ class MetricSums:
 
 
 def metric_sums(
-    private_metrics: Any, plan: PrivacyPlan, model: Any, labels: np.ndarray
+    private_metrics: Any, plan: PrivacyPlan, model: Any, labels: Array
 ) -> MetricSums | None:
     """The sums that a model's training releases.
 
@@ -168,7 +168,7 @@ def metric_sums(
     )
 
 
-def _answers(model: Any, labels: np.ndarray) -> tuple[str, float]:
+def _answers(model: Any, labels: Array) -> tuple[str, float]:
     """The kind of answers a model gives, from shapes, types and the loss' name alone."""
     loss = keras.losses.get(model.loss)
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()

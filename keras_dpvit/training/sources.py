@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 
 _NAMES = ("images", "labels")  # of a record's two parts
@@ -25,7 +26,7 @@ class Source(abc.ABC):
     num_records: int
     num_classes: int | None = None
 
-    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(self, rows: Array) -> tuple[Array, Array, Array]:
         """Images `(len(rows), height, width, channels)`, labels, and which of the records count.
 
         In the midst of a training, an end that one record brings about would tell of it. So a NaN
@@ -48,10 +49,10 @@ class Source(abc.ABC):
         return images, np.where(kept, labels, labels.dtype.type(0)).astype("int64"), present
 
     @abc.abstractmethod
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: Array) -> tuple[Array, Array]:
         """As `take`, without a look at the labels' values."""
 
-    def example(self) -> tuple[np.ndarray, np.ndarray]:
+    def example(self) -> tuple[Array, Array]:
         """Images and labels of the first record, for shapes and types."""
         return self.take(np.zeros(1, int))[:2]
 
@@ -59,14 +60,14 @@ class Source(abc.ABC):
 class ArraySource(Source):
     """Records in two arrays."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+    def __init__(self, x: Array, y: Array) -> None:
         self._x, self._y = x, y
         self.num_records = len(x)
 
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: Array) -> tuple[Array, Array]:
         return self._x[rows], self._y[rows]
 
-    def example(self) -> tuple[np.ndarray, np.ndarray]:
+    def example(self) -> tuple[Array, Array]:
         if self.num_records:
             return super().example()
         x, y = self._x, self._y  # a private data set may be empty: then blanks stand for it
@@ -91,7 +92,7 @@ class RandomAccessSource(Source):
             raise InputError("x must hold at least one record, got none.")
         self._first = self._record(0)
 
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: Array) -> tuple[Array, Array]:
         stored = _room_for(len(rows), *self._first)
         for index, row in enumerate(rows):
             for store, part, first, name in zip(
@@ -101,7 +102,7 @@ class RandomAccessSource(Source):
                 store[index] = part
         return stored
 
-    def _record(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _record(self, index: int) -> tuple[Array, Array]:
         record = self._records[index]
         if isinstance(record, Mapping) and {"image", "label"} <= set(record):
             record = record["image"], record["label"]
@@ -113,7 +114,7 @@ class RandomAccessSource(Source):
         return np.asarray(record[0]), np.asarray(record[1])
 
 
-def _room_for(records: int, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _room_for(records: int, image: Array, label: Array) -> tuple[Array, Array]:
     """Empty arrays for `records` records like the one given."""
     return (
         np.empty((records, *image.shape), image.dtype),
@@ -121,7 +122,7 @@ def _room_for(records: int, image: np.ndarray, label: np.ndarray) -> tuple[np.nd
     )
 
 
-def _check_like(part: np.ndarray, first: np.ndarray, name: str) -> None:
+def _check_like(part: Array, first: Array, name: str) -> None:
     """Raises unless a part of a record is like the first record's, which all are stored as."""
     if part.shape != first.shape:
         raise InputError(f"{name} must have one shape, got {first.shape} and another one.")
@@ -160,7 +161,7 @@ class PyDatasetSource(Source):
             f"x must give batches of one size ({self._batch_size}), but for a smaller last one."
         )
 
-    def _batch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, index: int) -> tuple[Array, Array]:
         batch = self._dataset[index]
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise InputError("x must give batches as (images, labels), without sample weights.")
@@ -172,7 +173,7 @@ class PyDatasetSource(Source):
             )
         return images, labels
 
-    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: Array) -> tuple[Array, Array]:
         numbers, places = np.divmod(rows, self._batch_size)
         stored = _room_for(len(rows), *self._first)
         for number in np.unique(numbers):
@@ -187,7 +188,7 @@ class PyDatasetSource(Source):
         return stored
 
 
-def check_arrays(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_arrays(model: Any, x: Any, y: Any) -> tuple[Array, Array]:
     """Images and labels as arrays that fit the model and each other.
 
     Args:
@@ -234,7 +235,7 @@ def num_classes_of(model: Any, labels: Any) -> int | None:
     return classes if np.issubdtype(kind, np.integer) or "sparse" in name else None
 
 
-def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
+def check_images(images: Array, image_shape: tuple[Any, ...]) -> None:
     """Raises `InputError` unless images are `(n, *image_shape)` and numbers."""
     expected = "x".join(str(side) for side in image_shape)
     if images.shape[1:] != tuple(image_shape):
@@ -244,13 +245,13 @@ def check_images(images: np.ndarray, image_shape: tuple[Any, ...]) -> None:
         raise InputError(f"images must be of real numbers, got {images.dtype}.")
 
 
-def outside(labels: np.ndarray, num_classes: int) -> np.ndarray:
+def outside(labels: Array, num_classes: int) -> Array:
     """Mask of the records whose label is not one of the classes, bool `(records,)`."""
     bad = ~((labels >= 0) & (labels < num_classes))  # a NaN is not in range, either
     return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
 
 
-def check_labels(labels: np.ndarray, num_classes: int, share: float) -> None:
+def check_labels(labels: Array, num_classes: int, share: float) -> None:
     """Refuses labels of another kind, and says nothing of those of a few records.
 
     Args:

@@ -14,7 +14,7 @@ from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums
 
 
-class PrivateGradients(list):
+class PrivateGradients(list[Any]):
     """Gradients that the plan's mechanism has clipped, summed and noised.
 
     Only a `PrivateStep` makes them; private optimizers take nothing else.

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from keras_dpvit._types import Array
 from keras_dpvit.gradients.layer_calls import record_calls
 from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.layers.attention import SelfAttention
@@ -47,7 +47,7 @@ class TracedPass:
     """
 
     def __init__(
-        self, model: Any, losses: Any, images: np.ndarray, labels: np.ndarray, training: bool
+        self, model: Any, losses: Any, images: Array, labels: Array, training: bool
     ) -> None:
         self._model, self._losses, self._training = model, losses, training
         self.names: list[str] = []
@@ -59,7 +59,7 @@ class TracedPass:
             self._function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
             self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
 
-    def run(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    def run(self, images: Array, labels: Array) -> list[Array]:
         """Inputs and outputs of every layer, and the gradients in those; float32."""
         found = self._function(tf.constant(images), tf.constant(labels))
         return [tensor.numpy() for tensor in found]

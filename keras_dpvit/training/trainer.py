@@ -9,13 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import _validate
+from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
-from keras_dpvit.privacy.ledger import LedgerEntry, PrivacyLedger
+from keras_dpvit.privacy.ledger import PrivacyLedger
+from keras_dpvit.privacy.ledger_entries import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batch_selection, fit_arguments
 from keras_dpvit.training.adapted import adapted_statistics
@@ -212,7 +214,7 @@ class PrivateTrainer:
         """True if somebody else makes the batches."""
         return self.plan.sampling == "external"
 
-    def _data(self, x: Any, y: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    def _data(self, x: Any, y: Any) -> tuple[Any, Array, Array]:
         """The data set for Keras, and images and labels of a few records."""
         if self.is_external:
             self.external = ExternalBatches(self.model, self.plan, x, y)
@@ -227,7 +229,7 @@ class PrivateTrainer:
         )
         return data.prefetch(2), *batch_selection.some_records(source)
 
-    def _validate(self, images: np.ndarray, labels: np.ndarray) -> None:
+    def _validate(self, images: Array, labels: Array) -> None:
         """Checks that examples are independent, once for what is trained as it is."""
         layers = layers_inside(self.model)
         what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
@@ -245,7 +247,7 @@ class PrivateTrainer:
         once_for_each_recipe(check, self.model, self.model.loss, *kinds)
         self._validated = what
 
-    def _check_loss(self, labels: np.ndarray) -> None:
+    def _check_loss(self, labels: Array) -> None:
         """Tries the loss on labels like the first record's, and outputs drawn by chance."""
         rng = np.random.default_rng(0)
         shape = (_RECORDS_TRIED, *self.model.output_shape[1:])
@@ -311,7 +313,7 @@ class PrivateTrainer:
         self.model.train_function = None  # traced for another step
         self._prepared = wanted
 
-    def _build_shown_metrics(self, labels: np.ndarray) -> None:
+    def _build_shown_metrics(self, labels: Array) -> None:
         """Makes the compiled metrics' variables: made in a traced step, it is traced twice."""
         metrics = self.model._compile_metrics  # noqa: SLF001
         if metrics is not None and not metrics.built:

@@ -6,7 +6,7 @@ from typing import Any
 _NOTHING = object()
 
 
-class WatchedLogs(dict):
+class WatchedLogs(dict[str, Any]):
     """A view of Keras' logs for one callback.
 
     Reads come from the logs themselves and are noted; writes go to them. Names, their number and

@@ -51,6 +51,15 @@ class ZeroChannels(keras.layers.Layer):
         return {**super().get_config(), "channels": self.channels}
 
 
+def _check_sizes(shape: tuple[int, int, int], depth: int, final_survival: float) -> None:
+    if shape[0] % 4 or shape[1] % 4:
+        raise InputError(f"image_shape must have sides that are multiples of 4, got {shape}.")
+    if depth < 8 or (depth - 2) % 6:
+        raise InputError(f"depth must be 6 n + 2 with n above 0, got {depth}.")
+    if not 0 <= final_survival <= 1:
+        raise InputError(f"final_survival must be in [0, 1], got {final_survival!r}.")
+
+
 def shake_pyramid_net(
     num_classes: int,
     image_shape: tuple[int, int, int] = (32, 32, 3),
@@ -89,14 +98,8 @@ def shake_pyramid_net(
     _validate.positive_int(num_classes=num_classes)
     _validate.positive_int(alpha=alpha)
     _validate.one_of(ADAPTATIONS, adaptation=adaptation)
-    height, width, _ = shape = check_image_shape(image_shape)
-    if height % 4 or width % 4:
-        raise InputError(f"image_shape must have sides that are multiples of 4, got {shape}.")
-    if depth < 8 or (depth - 2) % 6:
-        raise InputError(f"depth must be 6 n + 2 with n above 0, got {depth}.")
-    if not 0 <= final_survival <= 1:
-        raise InputError(f"final_survival must be in [0, 1], got {final_survival!r}.")
-
+    shape = check_image_shape(image_shape)
+    _check_sizes(shape, depth, final_survival)
     images, x = image_input(shape)
     x = adapt(x, adaptation, block_size)
     x = batch_norm(conv(x, _STEM, 3))
