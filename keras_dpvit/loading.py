@@ -18,5 +18,10 @@ def load_model(path: str | os.PathLike[str]) -> Any:
 
     Returns:
         The model, with its privacy ledger, compiled as it was saved.
+
+    Example:
+        >>> kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=3).save("model.keras")
+        >>> kd.load_model("model.keras").privacy_ledger.epsilon(1e-5)  # never trained
+        0.0
     """
     return keras.saving.load_model(path)

@@ -78,6 +78,15 @@ def neighbours(
     Raises:
         InputError: if `fit` refuses the model, the loss or the data, or the plan is one as
             published, which declares no sensitivity, or takes microbatches.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> plan = kd.PrivacyPlan(12, 12, 1, 1e-3, noise_multiplier=1.0)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+        >>> y = np.arange(12) % 3
+        >>> kd.auditing.neighbours(kd.make_private(network), loss, x, y, plan).holds
+        True
     """
     if not plan.sensitivity.certified or plan.microbatch_size > 1:
         raise InputError("plan must be a certified one without microbatches to be tried.")

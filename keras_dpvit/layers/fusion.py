@@ -21,6 +21,9 @@ class AdaptiveWeightedFusion(keras.layers.Layer):
 
     Output shape:
         the fused probabilities `(batch, classes)` and the weights `(batch, members)`.
+
+    Example:
+        >>> fused = kd.AdaptiveWeightedFusion()(np.full((1, 2, 3), 1 / 3, "float32"))
     """
 
     def __init__(self, **kwargs: Any) -> None:

@@ -73,6 +73,13 @@ class DPViTBackbone(keras.Model):
         backbone = keras_dpvit.DPViTBackbone.from_preset("dpvit_small_28", hidden_dim=96)
         tokens = backbone(images)
         ```
+
+    Example:
+        >>> backbone = kd.DPViTBackbone(
+        ...     (8, 8, 1), patch_size=2, hidden_dim=16, num_heads=2, stage_depths=(1,)
+        ... )
+        >>> backbone.output_shape
+        (None, 16, 16)
     """
 
     def __init__(

@@ -43,6 +43,11 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         model = keras_dpvit.DPViTClassifier.from_preset("dpvit_small_28", num_classes=10)
         logits = model(images)
         ```
+
+    Example:
+        >>> model = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10)
+        >>> model.predict(np.zeros((2, 8, 8, 1)), verbose=0).shape
+        (2, 10)
     """
 
     def __init__(

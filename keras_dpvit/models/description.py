@@ -52,6 +52,11 @@ def describe(model: Any) -> dict[str, Any]:
 
     Raises:
         InputError: if the model is another one, or has a layer of weights whose cost is unknown.
+
+    Example:
+        >>> model = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=3)
+        >>> kd.describe(model)["parameters"] == model.count_params()
+        True
     """
     layers = layers_in_order(model)
     parts = [_part(layer) for layer in layers]

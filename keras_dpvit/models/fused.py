@@ -40,6 +40,12 @@ class FusedClassifier(keras.Model):
         fused = keras_dpvit.FusedClassifier([model_a, model_b], members_data="disjoint")
         probabilities = fused.predict(images)["probabilities"]
         ```
+
+    Example:
+        >>> one, two = (kd.DPViTClassifier.from_preset("dpvit_tiny_8", 3) for _ in range(2))
+        >>> fused = kd.FusedClassifier([one, two], members_data="shared")
+        >>> fused.predict(np.zeros((2, 8, 8, 1)), verbose=0)["probabilities"].shape
+        (2, 3)
     """
 
     def __init__(self, members: Any, members_data: str = "shared", **kwargs: Any) -> None:

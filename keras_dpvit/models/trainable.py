@@ -35,6 +35,12 @@ def choose_trainable(model: Any, trainable: str = "all") -> None:
     Raises:
         InputError: on another word, or if it leaves nothing to train; the choice before then
             stands.
+
+    Example:
+        >>> model = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=3)
+        >>> kd.choose_trainable(model, "head")
+        >>> len(model.trainable_variables)
+        2
     """
     _validate.one_of(TRAINABLE, trainable=trainable)
     network = network_of(model)

@@ -70,6 +70,10 @@ class MedianLayerClipping(Clipping):
 
     Args:
         groups: str, see `Clipping`.
+
+    Example:
+        >>> clipping = kd.MedianLayerClipping(groups="block")
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, 1.0, clipping=clipping)
     """
 
     groups: str = "layer"
@@ -97,7 +101,14 @@ class MedianLayerClipping(Clipping):
 
 @dataclasses.dataclass(frozen=True)
 class FlatClipping(Clipping):
-    """Groups keep their proportions; only the release cap scales the gradient (Abadi et al.)."""
+    """Groups keep their proportions; only the release cap scales the gradient (Abadi et al.).
+
+    Example:
+        >>> plan = kd.PrivacyPlan(
+        ...     1000, 100, 1, 1e-4, 1.0,
+        ...     clipping=kd.FlatClipping(), sensitivity=kd.FixedSensitivity(1.0),
+        ... )
+    """
 
     name = "flat"
 
@@ -118,6 +129,9 @@ class FixedLayerClipping(Clipping):
         l2_norm_clips: float from 1e-9 to 1e9 for every group, or one for each in the order of
             the model's groups; must not be chosen by looking at the private data.
         groups: str, see `Clipping`.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, 1.0, clipping=kd.FixedLayerClipping(0.1))
     """
 
     l2_norm_clips: float | tuple[float, ...] = 1.0
@@ -153,6 +167,12 @@ class AutomaticClipping(Clipping):
         gamma: float above 0, keeps small gradients small.
         layerwise: bool; each of G groups is normalised by its own norm, over `sqrt(G)`.
         groups: str, see `Clipping`.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(
+        ...     1000, 100, 1, 1e-4, 1.0,
+        ...     clipping=kd.AutomaticClipping(), sensitivity=kd.FixedSensitivity(1.0),
+        ... )
     """
 
     gamma: float = 0.01

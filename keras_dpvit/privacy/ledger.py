@@ -36,6 +36,12 @@ class PrivacyLedger:
     Guarantee: `epsilon(delta)` bounds the whole sequence, every intermediate model included,
     for data sets that differ as `adjacency` says, given that each entry says truly how its
     records were sampled and noised.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, epochs=2, delta=1e-4, noise_multiplier=1.0)
+        >>> ledger = kd.PrivacyLedger(plan.entries(10))  # ten of its twenty steps
+        >>> ledger.epsilon(1e-4) < plan.epsilon()
+        True
     """
 
     entries: tuple[Entry, ...] = ()

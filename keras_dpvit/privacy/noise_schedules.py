@@ -42,7 +42,12 @@ class NoiseSchedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class ConstantNoise(NoiseSchedule):
-    """The same noise in every step."""
+    """The same noise in every step.
+
+    Example:
+        >>> kd.ConstantNoise().segments(100)
+        [(1.0, 100)]
+    """
 
     name = "constant"
 
@@ -57,6 +62,10 @@ class StepNoise(NoiseSchedule):
     Args:
         boundaries: rising floats in (0, 1), parts of the run at which the factor changes.
         values: floats above 0, one more than the boundaries.
+
+    Example:
+        >>> kd.StepNoise(boundaries=(0.5,), values=(1.0, 0.5)).segments(100)
+        [(1.0, 50), (0.5, 50)]
     """
 
     boundaries: tuple[float, ...] = (0.5,)
@@ -94,6 +103,10 @@ class LinearNoise(NoiseSchedule):
         start: float above 0.
         end: float above 0.
         stairs: int from 2 to 10000; each is one more event for the accountant.
+
+    Example:
+        >>> kd.LinearNoise(1.0, 0.5, 3).segments(6)
+        [(1.0, 2), (0.75, 2), (0.5, 2)]
     """
 
     start: float = 1.0

@@ -39,6 +39,11 @@ class TrialCount:
         shape: float, 0 or above, of the negative binomial distribution truncated to 1 and more: 1
             is the geometric one, 0 the logarithmic one, cheaper and more often a single run.
             `math.inf` is Poisson's, where the number may be 0; cheap where epsilon is small.
+
+    Example:
+        >>> count = kd.TrialCount(mean=10)  # runs in the mean; their number must stay random
+        >>> count.draw() >= 1
+        True
     """
 
     mean: float
@@ -218,5 +223,18 @@ def random_trials(mean: float, shape: float = 1.0) -> RandomTrials:
     Args:
         mean: float from 1 to 500, see `TrialCount`.
         shape: float, see `TrialCount`.
+
+    Example:
+        >>> def train(rate):
+        ...     model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+        ...     plan = kd.PrivacyPlan(60, 20, 1, 1e-3, noise_multiplier=1.0)
+        ...     model.compile(kd.DPKerasSGDOptimizer(plan, rate), "mse")
+        ...     model.fit(np.ones((60, 4), "float32"), np.ones((60, 2), "float32"), verbose=0)
+        ...     return model
+        >>> trials = kd.random_trials(mean=2)
+        >>> for trial in trials:
+        ...     rate = 10 ** np.random.default_rng().uniform(-2, 0)
+        ...     trials.offer(train(rate), score=rate)  # a score from public pictures
+        >>> best = trials.best()  # its ledger counts the choice
     """
     return RandomTrials(TrialCount(mean, shape))

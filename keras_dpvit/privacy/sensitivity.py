@@ -120,6 +120,11 @@ class FixedSensitivity(Sensitivity):
 
     Args:
         l2_norm_clip: float from 1e-9 to 1e9.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, 1.0, sensitivity=kd.FixedSensitivity(0.5))
+        >>> float(plan.mechanism().sensitivity(0.5))
+        0.5
     """
 
     l2_norm_clip: float = 1.0
@@ -166,6 +171,10 @@ class DynamicSensitivity(Sensitivity):
         combine: "sum" (tracked + floor, eq 12) or "max".
         count_noise_stddev: float above 0; None takes a twentieth of the batch, or the noise
             multiplier where that is larger (the gradient then pays 15 % more noise).
+
+    Example:
+        >>> sensitivity = kd.DynamicSensitivity(initial=0.5)
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, 1.0, sensitivity=sensitivity)
     """
 
     floor: float = 1e-3

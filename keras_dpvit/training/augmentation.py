@@ -21,6 +21,9 @@ class Augmentation:
             repeated into what comes free.
         mirror: bool, whether copies are mirrored left to right with probability 1/2. Not for
             images that read, such as digits.
+
+    Example:
+        >>> copies = kd.Augmentation(copies=4, shift=2)  # for fit(..., augmentation=copies)
     """
 
     copies: int = 4

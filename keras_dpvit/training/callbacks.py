@@ -23,6 +23,9 @@ class PrivacyBudget(keras.callbacks.Callback):
 
     Attributes:
         steps: int, how many steps of the plan the budget allows, once training has begun.
+
+    Example:
+        >>> callback = kd.PrivacyBudget(epsilon=2.0)  # for fit(..., callbacks=[callback])
     """
 
     def __init__(self, epsilon: float, delta: float | None = None, accountant: str = "rdp") -> None:

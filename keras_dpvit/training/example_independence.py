@@ -73,6 +73,12 @@ def check_examples_independent(
         InputError: if a record depends on another record or on its position, if random numbers
             come from elsewhere, or the forward pass writes what it saw into a variable, past the
             noise.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+        >>> kd.check_examples_independent(network)
+        Traceback (most recent call last):
+        keras_dpvit.errors.InputError: ... changes with another example of the batch: ...
     """
     trial = _Trial(model, losses, labels, images)
     try:

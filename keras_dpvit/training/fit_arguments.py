@@ -1,9 +1,12 @@
 """Checks of what `fit` is told beside its records."""
 
+import logging
 from typing import Any
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
+
+_HIGH_EPSILON = 20.0
 
 
 def check_size(plan: PrivacyPlan, num_records: int) -> None:
@@ -19,6 +22,25 @@ def check_size(plan: PrivacyPlan, num_records: int) -> None:
         raise InputError(
             f"num_examples must be the number of records ({num_records}) where they are shuffled, "
             f"got {plan.num_examples}: a pass would have other steps than the plan counts."
+        )
+
+
+def warn_of_weak_promises(plan: PrivacyPlan) -> None:
+    """Warns of a delta or a target epsilon under which a record is hardly protected."""
+    logger = logging.getLogger("keras_dpvit")
+    if plan.delta * plan.num_examples >= 1:
+        logger.warning(
+            "delta=%g is not below 1/num_examples (%.2g): a training that publishes one record "
+            "whole may have it. A tenth of 1/num_examples or less is usual.",
+            plan.delta,
+            1 / plan.num_examples,
+        )
+    if (plan.target_epsilon or 0) > _HIGH_EPSILON:
+        logger.warning(
+            "epsilon=%g promises little: what the model shows may be e^%g times as likely with a "
+            "record as without it. 1 to 10 is usual.",
+            plan.target_epsilon,
+            plan.target_epsilon,
         )
 
 

@@ -72,6 +72,12 @@ def load_initial_weights(model: Any, path: str | os.PathLike[str]) -> InitialWei
     Raises:
         InputError: if the file cannot be read, its layers do not fit the model's, or the model is
             compiled with a private optimizer already. The model is then as it was.
+
+    Example:
+        >>> kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10).save("start.keras")
+        >>> model = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=3)
+        >>> kd.load_initial_weights(model, "start.keras").has_head  # it has other classes
+        False
     """
     from keras_dpvit.models.private_model import PrivatelyTrainable
 

@@ -27,6 +27,11 @@ class PerClassBinaryCrossentropy(keras.losses.Loss):
         labels: class numbers `(batch,)` or `(batch, 1)`, or 0/1 for each class
             `(batch, num_classes)`.
         logits: `(batch, num_classes)`.
+
+    Example:
+        >>> loss = kd.PerClassBinaryCrossentropy()
+        >>> float(loss(np.array([1]), np.zeros((1, 3), "float32"))) > 0
+        True
     """
 
     def __init__(

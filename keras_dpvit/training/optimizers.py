@@ -79,6 +79,11 @@ class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
     Raises:
         InputError: if the plan is not a `PrivacyPlan`, or if gradients are accumulated over
             steps.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, noise_multiplier=1.0)
+        >>> model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
+        >>> model.compile(kd.DPKerasSGDOptimizer(plan, learning_rate=0.1), "mse")
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 0.1, **kwargs: Any) -> None:
@@ -102,6 +107,11 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
     Raises:
         InputError: if the plan is not a `PrivacyPlan`, or if gradients are accumulated over
             steps.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, noise_multiplier=1.0)
+        >>> model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
+        >>> model.compile(kd.DPKerasAdamOptimizer(plan, learning_rate=1e-2), "mse")
     """
 
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:

@@ -46,6 +46,9 @@ class PrivateMetrics:
 
     Raises:
         InputError: if an argument is out of range.
+
+    Example:
+        >>> metrics = kd.PrivateMetrics()  # for fit(..., private_metrics=metrics)
     """
 
     max_loss: float | None = None

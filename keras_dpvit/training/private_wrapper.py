@@ -89,6 +89,16 @@ def make_private(model: Any, trainable: str = "all") -> DPModel:
             fixed, has a preprocessor that training would pass by, mixes examples (see
             `check_examples_independent`), or has a layer that cannot give per-example gradients
             (see `gradients.layer_rules`); if `trainable` is another word or leaves nothing.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> model = kd.make_private(network)
+        >>> plan = kd.PrivacyPlan(60, 20, 1, 1e-3, noise_multiplier=1.0)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile(kd.DPKerasSGDOptimizer(plan), loss)
+        >>> history = model.fit(np.ones((60, 4), "float32"), np.arange(60) % 3, verbose=0)
+        >>> model.privacy_ledger.epsilon(1e-3) == plan.epsilon()
+        True
     """
     _check_network(model)
     choose_trainable(model, trainable)

@@ -137,6 +137,7 @@ class PrivateTrainer:
     ) -> Any:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
         fit_arguments.check_fit_arguments(self.plan, arguments)
+        fit_arguments.warn_of_weak_promises(self.plan)
         if not exceed_target:
             self._check_target()
         if self.plan.seed is not None and not self.state.steps_taken:

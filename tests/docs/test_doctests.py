@@ -1,0 +1,43 @@
+"""Every public name has an example, and every example runs."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dpvit as kd
+
+STUB = pathlib.Path(kd.__file__).with_suffix(".pyi")
+OPTIONS = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL | doctest.NORMALIZE_WHITESPACE
+
+
+def public_names():
+    """Module and name of everything that `import keras_dpvit as kd` offers beside the rooms."""
+    imports = [n for n in ast.parse(STUB.read_text()).body if isinstance(n, ast.ImportFrom)]
+    return [(n.module, alias.name) for n in imports if n.module for alias in n.names]
+
+
+def failures(text, name):
+    """How many examples of a docstring fail."""
+    names = {"kd": kd, "keras": keras, "np": np}
+    examples = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
+    return len(examples.examples), doctest.DocTestRunner(optionflags=OPTIONS).run(examples).failed
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [*public_names(), ("auditing.neighbouring_records", "neighbours")]
+)
+def test_the_example_of_a_public_name_runs(module, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = getattr(importlib.import_module(f"keras_dpvit.{module}"), name)
+    examples, failed = failures(found.__doc__, name)
+    assert examples > 0
+    assert failed == 0
+
+
+def test_an_example_that_is_wrong_is_found():
+    assert failures(">>> 1 + 1\n3\n", "twin") == (1, 1)
