@@ -226,7 +226,8 @@ def random_trials(mean: float, shape: float = 1.0) -> RandomTrials:
 
     Example:
         >>> def train(rate):
-        ...     model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
+        ...     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        ...     model = kd.make_private(network)
         ...     plan = kd.PrivacyPlan(60, 20, 1, 1e-3, noise_multiplier=1.0)
         ...     model.compile(kd.DPKerasSGDOptimizer(plan, rate), "mse")
         ...     model.fit(np.ones((60, 4), "float32"), np.ones((60, 2), "float32"), verbose=0)
