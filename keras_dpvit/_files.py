@@ -49,20 +49,29 @@ def write_whole(path: Path, content: Any) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def write_json(path: Path, value: Any, indent: int = 1) -> None:
-    """Writes a value as JSON, whole or not at all; infinite numbers as in `jsonable`."""
-    write_whole(path, json.dumps(jsonable(value), indent=indent, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, indent: int = 1, nan_as_none: bool = True) -> None:
+    """Writes a value as JSON, whole or not at all; numbers as in `jsonable`.
+
+    Raises:
+        ValueError: on a NaN with `nan_as_none=False`.
+        InputError: if the file cannot be written.
+    """
+    content = jsonable(value, nan_as_none)
+    write_whole(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
-def jsonable(value: Any) -> Any:
-    """The value as JSON can hold it: infinite numbers as "infinite", NaN as None."""
+def jsonable(value: Any, nan_as_none: bool = True) -> Any:
+    """The value as JSON can hold it.
+
+    Infinite numbers become "infinite"; NaN becomes None, or stays and is none of JSON's.
+    """
     if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
+        return {key: jsonable(item, nan_as_none) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "infinite" if value > 0 else "-infinite"
-    return value
+        return [jsonable(item, nan_as_none) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    return None if nan_as_none and isinstance(value, float) and math.isnan(value) else value
 
 
 def from_jsonable(value: Any) -> Any:

@@ -49,8 +49,11 @@ def test_what_json_gives_back_is_what_it_was_given(value):
     assert _files.from_jsonable(json.loads(text)) == value
 
 
-def test_a_nan_becomes_nothing():
+def test_a_nan_becomes_nothing_or_is_refused(tmp_path):
     assert _files.jsonable([math.nan, -math.inf]) == [None, "-infinite"]
+    with pytest.raises(ValueError):
+        _files.write_json(tmp_path / "a.json", [math.nan], nan_as_none=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_can_be_written(tmp_path):

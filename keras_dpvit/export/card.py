@@ -101,7 +101,7 @@ def is_ledger_of(card: dict[str, Any], ledger: Ledger) -> bool:
 def write_privacy_card(card: dict[str, Any], directory: str | os.PathLike[str]) -> pathlib.Path:
     """Writes `privacy_card.json` into a directory; an infinite epsilon becomes "infinite"."""
     path = pathlib.Path(directory, CARD_NAME)
-    _files.write_json(path, card, indent=2)
+    _files.write_json(path, card, indent=2, nan_as_none=False)
     return path
 
 

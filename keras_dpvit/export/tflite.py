@@ -93,7 +93,7 @@ def _attachments(
     }
     files: dict[str, Any] = {PROVENANCE: provenance}
     if card is not None:
-        files[CARD_NAME] = _files.jsonable(card)
+        files[CARD_NAME] = _files.jsonable(card, nan_as_none=False)
     return files
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_dpvit as kd
 from keras_dpvit.auditing import neighbours
 from keras_dpvit.gradients import ghost_norm, per_example, reductions
-from keras_dpvit.training import step, trainer
+from keras_dpvit.training import clipped_gradients, trainer
 from keras_dpvit.training.losses import _batch_loss
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -111,7 +111,7 @@ def test_a_step_without_the_cap_is_found(records, monkeypatch):
         del cap
         return tf.cast(factors, tf.float32), tf.cast(tf.norm(norms, axis=1), tf.float32)
 
-    monkeypatch.setattr(step, "release_weights", uncapped)
+    monkeypatch.setattr(clipped_gradients, "release_weights", uncapped)
     assert not worst(dense(), SPARSE, x, y, bright=(1e6 * np.ones((8, 8, 1)), y[0])).holds
 
 

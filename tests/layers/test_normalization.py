@@ -82,7 +82,7 @@ def test_vanishing_deviation_stays_finite(dtype, center, monkeypatch):
     # The worst draw: the noise takes the deviation away to the last digit.
     deviation = tf.sqrt(tf.math.reduce_variance(x, axis=-1, keepdims=True))
     draws = iter([tf.ones_like(deviation), -deviation])
-    monkeypatch.setattr(layer, "_noise", lambda shape: next(draws))
+    monkeypatch.setattr(layer, "draw_noise", lambda shape: next(draws))
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = layer(x, training=True)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import keras_dpvit as kd
+from keras_dpvit.models import provenance
 
 CLASSES = 10
 
@@ -129,6 +130,12 @@ class Exhibits:
     def caught():
         """A twin's place: the check inside must fail."""
         return pytest.raises(AssertionError)
+
+
+@pytest.fixture(autouse=True)
+def weights_of_other_exhibits(weights_seen_are_forgotten, monkeypatch):
+    """Exhibits start from equal weights: those that a fixture has trained are not this one's."""
+    monkeypatch.setattr(provenance, "_SEEN", {})
 
 
 @pytest.fixture(scope="session")

@@ -280,7 +280,7 @@ def test_layers_adapted_after_they_were_compiled_are_found_too(records):
 def test_every_layer_that_adapts_is_known():
     class Holder:
         def __init__(self, *layers):
-            self._flatten_layers = lambda: layers
+            self._flatten_layers = lambda **_: layers
 
     given = [keras.layers.Discretization(bin_boundaries=[0.0, 1.0]),
              keras.layers.StringLookup(vocabulary=["a"]),
