@@ -109,7 +109,7 @@ def repeat_and_select_event(event: Any, mean: float, shape: float) -> Any:
     Args:
         event: the event of one run.
         mean: float, at least 1, the mean number of runs.
-        shape: float, see `tuning.TrialCount`.
+        shape: float, see `TrialCount`.
     """
     from dp_accounting import dp_event
 

@@ -80,11 +80,11 @@ class PrivacyLedger:
     def compose_selection(self, mean: float, shape: float = 1.0) -> "PrivacyLedger":
         """The ledger of the best of a random number of runs, each like the one on this ledger.
 
-        Guarantee: see `SelectionEntry`. `tuning.random_trials` draws the number and sees to most
+        Guarantee: see `SelectionEntry`. `random_trials` draws the number and sees to most
         of what the guarantee asks for.
 
         Args:
-            mean: float, the mean number of runs, see `tuning.TrialCount`.
+            mean: float, the mean number of runs, see `TrialCount`.
             shape: float, of the number's distribution.
         """
         count = TrialCount(mean, shape)

@@ -184,7 +184,7 @@ class SelectionEntry:
     Attributes:
         entries: what one run released.
         mean: float, the mean number of runs.
-        shape: float, of its distribution, see `tuning.TrialCount`.
+        shape: float, of its distribution, see `TrialCount`.
         release_id: as in `LedgerEntry`.
     """
 
