@@ -223,7 +223,10 @@ def _union(*several: tuple[Origin, ...]) -> tuple[Origin, ...]:
 
 
 def _is_fresh(model: Any) -> bool:
-    """True if what starts from a constant is still that constant, and something does."""
+    """True if what starts from a constant is still that constant, and something does.
+
+    Variables of known origin are left out: a new head on a backbone that was trained here is fresh.
+    """
     constants = 0
     for layer in layers_inside(model):
         iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
@@ -231,7 +234,7 @@ def _is_fresh(model: Any) -> bool:
             return False
         for variable in layer._trainable_variables:  # noqa: SLF001
             initializer = getattr(layer, f"{variable.name}_initializer", None)
-            if isinstance(initializer, _CONSTANTS):
+            if not hasattr(variable, _ATTRIBUTE) and isinstance(initializer, _CONSTANTS):
                 constants += 1
                 start = initializer(variable.shape, dtype=variable.dtype)
                 if not bool(keras.ops.all(keras.ops.equal(variable, start))):

@@ -178,7 +178,7 @@ class SelectionEntry:
     Guarantee: costs `event()`, dp_accounting's repeat-and-select (Papernot and Steinke 2022,
     arXiv:2110.03620, theorems 2 and 6), if the number of runs was drawn from the distribution
     beforehand, each run was drawn and scored alike, independently, at no more than the cost on
-    record, and nothing but the best run is released (see `tuning.RandomTrials`). Counted by RDP;
+    record, and nothing but the best run is released (see `RandomTrials`). Counted by RDP;
     dp_accounting's PLD does not know it.
 
     Attributes:

@@ -162,6 +162,22 @@ def test_a_shared_backbone_keeps_what_it_cost(records):
     assert says_elsewhere(two)
 
 
+def test_a_new_head_on_a_backbone_trained_in_public_is_fresh(records):
+    layers = keras.layers
+    body = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6)])
+    public = kd.make_private(keras.Sequential([body, layers.Dense(10)]))
+    public.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    public.fit(*records, verbose=0, public_data=True)
+    model = kd.make_private(keras.Sequential([body, layers.Dense(4)]), "head")
+    assert not says_elsewhere(model)
+    assert epsilon(model) == 0
+    # A head that was trained where nobody looked is not.
+    head = layers.Dense(4)
+    network = keras.Sequential([body, head])
+    head.bias.assign(np.ones(4))
+    assert says_elsewhere(kd.make_private(network))
+
+
 def test_a_layer_moved_to_another_network_keeps_its_origin(first, once):
     moved = keras.Sequential([keras.Input((8, 8, 1)), *first.network.layers[:2]])
     assert epsilon(kd.make_private(moved)) == pytest.approx(once[0])
