@@ -224,14 +224,14 @@ class PrivatelyTrainable(_Base):
 
         A file that has none is named in the statement: weights that came from elsewhere.
         """
-        self._observe()
+        before = self.privacy_ledger  # of values that the file may leave as they are, too
         super().load_weights(filepath, *args, **kwargs)
         text = provenance.read_ledger(filepath)
         if text is None:
             self._observe()
             return
         content = json.loads(text)
-        self.past_ledger = provenance.composed([self.own_ledger(), ledger_from_dict(content)])
+        self.past_ledger = provenance.composed([before, ledger_from_dict(content)])
         if self.private_trainer is not None:
             self.private_trainer.state.enter()
             self.renew_release_id()
@@ -308,7 +308,8 @@ class PrivatelyTrainable(_Base):
             raise InputError(
                 "model must get its initial weights before it is compiled with a private optimizer."
             )
-        self.past_ledger = provenance.composed([self.past_ledger, ledger])
+        # With what its values have cost elsewhere: after this, they count as this model's.
+        self.past_ledger = provenance.composed([self.privacy_ledger, ledger])
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
         provenance.settle(self, self)
 

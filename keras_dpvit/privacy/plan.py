@@ -85,10 +85,8 @@ class PrivacyPlan:
         >>> plan = kd.PrivacyPlan.for_target(
         ...     epsilon=3, delta=1e-5, num_examples=60_000, batch_size=1024, epochs=10
         ... )
-        >>> plan.steps
-        586
-        >>> round(plan.epsilon(), 2)
-        3.0
+        >>> plan.steps, round(plan.epsilon(), 2)
+        (586, 3.0)
     """
 
     num_examples: int

@@ -22,7 +22,7 @@ def public_names():
 
 
 def failures(text, name):
-    """How many examples of a docstring fail."""
+    """The number of examples in a docstring, and of those that fail."""
     names = {"kd": kd, "keras": keras, "np": np}
     examples = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
     return len(examples.examples), doctest.DocTestRunner(optionflags=OPTIONS).run(examples).failed

@@ -162,6 +162,20 @@ def test_a_shared_backbone_keeps_what_it_cost(records):
     assert says_elsewhere(two)
 
 
+def test_a_start_does_not_forget_what_shared_weights_have_cost(records, tmp_path):
+    backbone = kd.DPViTBackbone((8, 8, 1), 4, 8, 2, stage_depths=(1,))
+    one = trained(kd.DPViTClassifier(backbone, 10), records)
+    two = kd.DPViTClassifier(one.backbone, 10)
+    two.start_from(kd.PrivacyLedger())
+    assert epsilon(two) == epsilon(one) > 0
+    # A file whose head does not fit leaves what is there, and what that has cost.
+    other = kd.DPViTClassifier(kd.DPViTBackbone((8, 8, 1), 4, 8, 2, stage_depths=(1,)), 3)
+    other.save_weights(tmp_path / "other.weights.h5")
+    three = kd.DPViTClassifier(one.backbone, 10)
+    three.load_weights(tmp_path / "other.weights.h5", skip_mismatch=True)
+    assert epsilon(three) >= epsilon(one)
+
+
 def test_a_new_head_on_a_backbone_trained_in_public_is_fresh(records):
     layers = keras.layers
     body = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(6)])
