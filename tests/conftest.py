@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import random
 import sys
+import zlib
 
 import hypothesis
+import numpy as np
 import pytest
 
 # The same examples in every run: what fails, fails for everybody.
@@ -13,6 +16,30 @@ hypothesis.settings.load_profile("repeatable")
 
 # Before anything imports TensorFlow, which reads it once.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _seed_from(name):
+    """Starts all generators that have no seed of their own from a name's."""
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)  # seeds what Keras starts without one
+    np.random.seed(seed)
+    keras = sys.modules.get("keras")
+    if keras is not None and hasattr(keras, "utils"):
+        keras.utils.set_random_seed(seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """A fixture is the same in every run, whichever test asks for it first."""
+    _seed_from(f"{fixturedef.baseid}:{fixturedef.argname}")
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test is the same in every run, alone or among others."""
+    _seed_from(item.nodeid)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +57,7 @@ def weights_seen_are_forgotten(monkeypatch):
     provenance = sys.modules.get("keras_dpvit.models.provenance")
     if provenance is not None:
         monkeypatch.setattr(provenance, "_SEEN", dict(provenance._SEEN))
+        monkeypatch.setattr(provenance, "_INITIAL", set(provenance._INITIAL))
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ class PrivatelyTrainable(_Base):
             self._observe()
             return
         content = json.loads(text)
-        self.past_ledger = provenance.composed([before, ledger_from_dict(content)])
+        self.past_ledger = provenance.composed([ledger_from_dict(content), before])
         if self.private_trainer is not None:
             self.private_trainer.state.enter()
             self.renew_release_id()
@@ -309,7 +309,7 @@ class PrivatelyTrainable(_Base):
                 "model must get its initial weights before it is compiled with a private optimizer."
             )
         # With what its values have cost elsewhere: after this, they count as this model's.
-        self.past_ledger = provenance.composed([self.privacy_ledger, ledger])
+        self.past_ledger = provenance.composed([ledger, self.privacy_ledger])
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
         provenance.settle(self, self)
 

@@ -68,6 +68,8 @@ class _Known:
 
 # What every value that was seen had cost by then: weights that are copied bring it along.
 _SEEN: dict[bytes, Ledger] = {}
+# Values that fresh networks start from, the same in all of them (identities, fixed tables).
+_INITIAL: set[bytes] = set()
 
 
 def observe(model: Any) -> None:
@@ -91,6 +93,8 @@ def observe(model: Any) -> None:
             if not origins:
                 fresh = _is_fresh(model) if fresh is None else fresh
                 origins = () if fresh else (_NOT_FRESH,)
+                if fresh:
+                    _INITIAL.add(digest)
             setattr(variable, _ATTRIBUTE, _Known(origins, digest))
         elif known.digest != digest:
             copied = _origins_of_value(digest)
@@ -208,6 +212,9 @@ def _remember(variable: Any) -> None:
     if _is_constant(variable):  # of zeros nobody can say where they came from
         return
     if known.origins == (_NOT_FRESH,):  # said of a network: a fresh one may have started alike
+        return
+    if known.digest in _INITIAL:  # it tells nothing of any record, whoever holds it
+        _SEEN.setdefault(known.digest, PrivacyLedger())
         return
     ledgers = [origin.own_ledger() for origin in known.origins]
     _SEEN[known.digest] = composed([_SEEN.get(known.digest, PrivacyLedger()), *ledgers])

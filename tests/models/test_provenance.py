@@ -266,3 +266,15 @@ def test_without_looking_at_values_copies_would_be_free(first, monkeypatch):
     model = kd.make_private(a_network())
     model.set_weights(first.get_weights())
     assert epsilon(model) == 0.0
+
+
+def test_values_that_all_fresh_networks_start_from_carry_no_cost():
+    """The tables and identities of a preset are equal in each of its models."""
+    spent = kd.PrivacyPlan(
+        num_examples=100, batch_size=10, epochs=1, delta=1e-4, noise_multiplier=1.0
+    ).entries(3)
+    first = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10)
+    first.start_from(kd.PrivacyLedger(spent))
+    second = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10)
+    assert first.privacy_ledger.all_entries() == spent
+    assert not second.privacy_ledger.all_entries()
