@@ -10,12 +10,31 @@ from typing import Any
 
 from absl import flags
 
-from keras_dpvit import _files, datasets
+from keras_dpvit import _files, _validate, datasets
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.accounting import ACCOUNTANTS
 
+AUTO = "auto"
+
 flags.disclaim_key_flags()  # what is defined here belongs to the program
+
+
+class _DeltaParser(flags.FloatParser):
+    """Reads a number, or AUTO."""
+
+    def parse(self, argument: Any) -> Any:
+        return AUTO if argument == AUTO else super().parse(argument)
+
+
+def delta(flag_values: flags.FlagValues) -> float | None:
+    """The value of --delta, checked; None for auto.
+
+    Raises:
+        InputError: if it is out of range.
+    """
+    value = flag_values.delta
+    return None if value == AUTO else _validate.open_unit_interval(delta=value)
 
 
 def define_privacy_flags(flag_values: flags.FlagValues) -> None:
@@ -23,10 +42,12 @@ def define_privacy_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "epsilon", 3.0, "The whole privacy budget; above 0.", flag_values=flag_values
     )
-    flags.DEFINE_float(
+    flags.DEFINE(
+        _DeltaParser(),
         "delta",
         1e-5,
-        "Between 0 and 1; well below 1 over the number of examples.",
+        "Between 0 and 1, well below 1 over the number of examples; or auto: the largest power of "
+        "ten that is at most a tenth of that.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(

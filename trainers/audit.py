@@ -28,6 +28,7 @@ from keras_dpvit.auditing import audit_run, neighbours_report
 from keras_dpvit.auditing.canaries import KINDS
 from keras_dpvit.auditing.one_run import check_guesses
 from keras_dpvit.errors import InputError
+from keras_dpvit.privacy.accounting import auto_delta
 from trainers import _cli, _flags
 
 FLAGS = flags.FlagValues()
@@ -101,7 +102,6 @@ def _check_flags() -> None:
     _flags.check_numbers(
         FLAGS,
         epsilon=_validate.positive,
-        delta=_validate.open_unit_interval,
         epochs=_validate.positive,
         batch_size=_validate.positive_int,
         canaries=_validate.positive_int,
@@ -109,6 +109,8 @@ def _check_flags() -> None:
         trials=_validate.positive_int,
         learning_rate=_validate.positive,
     )
+    if _flags.delta(FLAGS) is None:
+        FLAGS["delta"].value = auto_delta(FLAGS.num_examples or 2 * FLAGS.canaries)
     for name in ("canaries", "trials"):
         if FLAGS[name].value % 2:
             raise InputError(f"{name} must be even, got {FLAGS[name].value}.")

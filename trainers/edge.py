@@ -1,8 +1,9 @@
 r"""Labels the frames of a folder, a video or a camera by a TFLite file, with LiteRT.
 
 Needs LiteRT, numpy, Pillow and, for videos, cameras and annotated frames, OpenCV (headless will
-do); neither TensorFlow nor Keras. Frames are converted and resized as in training. Each picture of
-a folder has a line; of a video or camera, one line runs along. Ctrl-C ends a camera.
+do); neither TensorFlow nor Keras. Frames are converted and resized as in training. The first
+pictures of a folder have a line each (--json names them all); of a video or camera, and of further
+pictures, one line runs along. Ctrl-C ends a camera.
 
 Examples:
   python -m trainers.edge --model=fmnist.tflite --source=photos
@@ -49,6 +50,7 @@ flags.DEFINE_bool(
 )
 
 _LINES_PER_SECOND = 5  # of the running line
+_PICTURES_NAMED = 20
 
 
 @dataclasses.dataclass
@@ -77,18 +79,30 @@ class Run:
 
 
 class Printer:
-    """Tells of each frame: a line each, or one that runs along."""
+    """Tells of the first frames in a line each, of the others in one that runs along.
 
-    def __init__(self, running: bool) -> None:
-        self._running = running
+    Args:
+        lines: int, frames that have a line.
+        in_log: bool, whether the running line is printed where there is no terminal.
+    """
+
+    def __init__(self, lines: int, in_log: bool) -> None:
+        self._lines = lines
         self._on_terminal = sys.stdout.isatty()
+        self._runs = self._on_terminal or in_log
+        self._told = 0
         self._last = -1.0
 
     def tell(self, frame: dict[str, Any]) -> None:
-        """Prints a frame's line, of a stream only every so often."""
+        """Prints a frame's line, the running one only every so often."""
         line = f"{frame['frame']:30} {frame['label']:20} {frame['probability']:.3f}"
-        if not self._running:
+        self._told += 1
+        if self._told <= self._lines:
             print(line, flush=True)
+            return
+        if self._told == self._lines + 1 and self._lines:
+            print("... (--json names every picture)", flush=True)
+        if not self._runs:
             return
         now = time.monotonic()
         if now - self._last < 1 / _LINES_PER_SECOND:
@@ -158,7 +172,10 @@ def main() -> None:
         if runner.image_shape[-1] not in (1, 3):
             raise InputError(f"{FLAGS.model} takes images of {runner.image_shape[-1]} channels.")
         source = frames.open_source(FLAGS.source)
-    printer = None if FLAGS.json else Printer(running=source.kind != "folder")
+    printer = None
+    if not FLAGS.json:
+        is_folder = source.kind == "folder"
+        printer = Printer(_PICTURES_NAMED if is_folder else 0, in_log=not is_folder)
     with _quiet.quiet_stderr(), annotation.writing(output, source.rate) as annotated:
         run = label_frames(runner, source, annotated, printer, FLAGS.limit)
     summary = run.summary()

@@ -11,6 +11,7 @@ Examples:
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -136,8 +137,12 @@ def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
 def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]]:
     from keras_dpvit import export
     from keras_dpvit.export import warmup
+    from keras_dpvit.export.card import lack_of_protection
 
     card = export.privacy_card(model, dataset=dataset) if hasattr(model, "privacy_ledger") else None
+    unprotected = lack_of_protection(model)
+    if unprotected is not None:
+        print(f"warning: {unprotected}", file=sys.stderr)
     options = {
         "class_names": FLAGS.class_names or dataset.get("class_names"),
         "noise_at_inference": FLAGS.noise_at_inference,

@@ -40,18 +40,18 @@ def _plan() -> PrivacyPlan:
     _flags.check_numbers(
         FLAGS,
         epsilon=_validate.positive,
-        delta=_validate.open_unit_interval,
         epochs=_validate.positive,
         num_examples=_validate.positive_int,
         batch_size=_validate.positive_int,
         members=_validate.positive_int,
         noise_multiplier=_validate.non_negative,
     )
+    delta = _flags.delta(FLAGS)
     schedule = {
         "num_examples": FLAGS.num_examples,
         "batch_size": FLAGS.batch_size,
         "epochs": FLAGS.epochs,
-        "delta": FLAGS.delta,
+        "delta": accounting.auto_delta(FLAGS.num_examples) if delta is None else delta,
         "compositions": FLAGS.members,
     }
     if FLAGS.noise_multiplier is not None:

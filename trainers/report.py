@@ -12,6 +12,7 @@ Examples:
   python -m trainers.report --run=savedmodels/demo --output=report.html
   python -m trainers.report --run=savedmodels/fmnist/1 --max_images=2000
   python -m trainers.report --run=savedmodels/image_folder --data_dir=photos --sample_images=0
+  python -m trainers.report --model=mine.keras --dataset=image_folder --data_dir=photos
 """
 
 import pathlib
@@ -21,11 +22,33 @@ from absl import flags
 from keras_dpvit import _files, _quiet, _validate, datasets
 from keras_dpvit.errors import InputError
 from keras_dpvit.report import run_files
+from keras_dpvit.runs import model_files
 from trainers import _cli, _flags
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "run", None, "A version directory, or a base whose newest version is taken.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "model",
+    None,
+    "A .keras file of your own training, in place of --run; --dataset says what on.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "dataset", None, datasets.DATASETS, "With --model: its images.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "classes",
+    None,
+    "With --model and image_folder: the sub-folders that are its classes, in order.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "delta",
+    None,
+    "With --model: what epsilon is stated at (default: as the training was planned).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "output",
@@ -49,19 +72,34 @@ flags.DEFINE_integer(
 _MOST_SAMPLES = 48
 
 
-def _check_flags() -> run_files.RunFiles:
+def _check_flags() -> run_files.RunFiles | None:
     """Refuses what can be refused before TensorFlow starts; returns the run's files."""
-    if FLAGS.run is None:
-        raise InputError("--run must be given: a directory written by trainers.train.")
-    _flags.check_numbers(FLAGS, max_images=_validate.positive_int)
+    if (FLAGS.run is None) == (FLAGS.model is None):
+        raise InputError(
+            "Give one of --run=DIR, a directory written by trainers.train, and --model=FILE.keras."
+        )
+    _flags.check_numbers(
+        FLAGS, max_images=_validate.positive_int, delta=_validate.open_unit_interval
+    )
     if not 0 <= FLAGS.sample_images <= _MOST_SAMPLES:
         raise InputError(f"sample_images must be 0..{_MOST_SAMPLES}, got {FLAGS.sample_images}.")
-    return run_files.read_files(FLAGS.run)
+    if FLAGS.run is not None:
+        for name in ("dataset", "classes", "delta"):
+            if FLAGS[name].value is not None:
+                raise InputError(f"{name} is for --model: a run has its own.")
+        return run_files.read_files(FLAGS.run)
+    if FLAGS.dataset is None:
+        raise InputError("--dataset must be given with --model: the images it was trained on.")
+    model_files.check_model_file(FLAGS.model)
+    return None
 
 
-def _output(files: run_files.RunFiles) -> pathlib.Path:
+def _output(files: run_files.RunFiles | None) -> pathlib.Path:
     """Checks the place for the page and returns it."""
-    if FLAGS.output is None:
+    if FLAGS.output is None and files is None:
+        output = pathlib.Path(f"{pathlib.Path(FLAGS.model).stem}-report.html")
+    elif FLAGS.output is None:
+        assert files is not None
         version = files.directory.absolute()
         output = pathlib.Path(f"{version.parent.name}-{version.name}-report.html")
     else:
@@ -89,17 +127,31 @@ def _load_data(files: run_files.RunFiles) -> datasets.ImageData:
     return data
 
 
+def _own_model() -> tuple[run_files.Run, datasets.ImageData]:
+    """The model of --model as a run, and its data, images of a folder resized as it takes them."""
+    model = model_files.load_any(FLAGS.model)
+    shape = tuple(model.input_shape[1:]) if FLAGS.dataset == "image_folder" else None
+    data = datasets.load(
+        FLAGS.dataset, FLAGS.data_dir, image_shape=shape, class_names=FLAGS.classes
+    )
+    return run_files.of_model(FLAGS.model, model, data, FLAGS.delta), data
+
+
 def main() -> None:
     """Writes the page."""
     files = _check_flags()
     output = _output(files)
-    data = _load_data(files)
+    data = None if files is None else _load_data(files)
     _quiet.start_tensorflow()
     from keras_dpvit.report.page import html_page, write_page
     from keras_dpvit.report.predictions import predict
 
     with _quiet.quiet_stderr():
-        run = run_files.load(files)
+        if files is None:
+            run, data = _own_model()
+        else:
+            run = run_files.load(files)
+        assert data is not None
         held_out = predict(run, data, FLAGS.max_images)
         page = html_page(run, held_out, FLAGS.sample_images)
     write_page(page, output)

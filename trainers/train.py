@@ -13,7 +13,9 @@ Examples:
   python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
 """
 
+import dataclasses
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -30,9 +32,13 @@ _STAY_HERE = (
     "data_dir",
     "output_dir",
     "init_weights",
+    "checkpoint_dir",
     "encryption_key",
     "encryption_passphrase_file",
 )
+
+# What a run that goes on may be given anew.
+_MAY_CHANGE = (*_STAY_HERE, "statement")
 
 FLAGS = flags.FlagValues()
 _flags.define_privacy_flags(FLAGS)
@@ -49,7 +55,11 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "members", 2, "Models to train and fuse; 1 trains and exports one.", flag_values=FLAGS
+    "members",
+    1,
+    "Models to train and fuse. Two take twice the time and share the budget: fused they are seldom "
+    "better than one that has the whole of it.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "members_data",
@@ -107,6 +117,16 @@ flags.DEFINE_string(
     "Where versions are written (default: savedmodels/DATASET).",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "checkpoint_dir",
+    None,
+    "Keeps the run here while it lasts, once an epoch: the same command goes on after a crash or "
+    "Ctrl-C. Steps that were lost count as spent.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+    "statement", False, "Prints the whole privacy statement at the end.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
     "seed", None, "Repeatable run, for tests: privacy then rests on its secrecy.", flag_values=FLAGS
 )
@@ -117,7 +137,6 @@ def _check_flags() -> None:
     _flags.check_numbers(
         FLAGS,
         epsilon=_validate.positive,
-        delta=_validate.open_unit_interval,
         epochs=_validate.positive,
         batch_size=_validate.positive_int,
         num_examples=_validate.positive_int,
@@ -128,10 +147,31 @@ def _check_flags() -> None:
         norm_noise_stddev=_validate.non_negative,
         physical_batch_size=_validate.positive_int,
     )
+    _flags.delta(FLAGS)
     if FLAGS.preset is not None:
         preset_arguments(FLAGS.preset)
     if FLAGS.init_weights is not None:
         check_path(FLAGS.init_weights)
+
+
+def _parts(num_records: int, kept: Any) -> Any:
+    """The member of each record, None if every member sees all."""
+    if FLAGS.members_data != "disjoint" or FLAGS.members == 1:
+        return None
+
+    def draw() -> Any:
+        return independent_parts(num_records, FLAGS.members, FLAGS.seed)
+
+    return draw() if kept is None else kept.parts(draw, num_records)
+
+
+def _what_is_kept() -> str:
+    if FLAGS.checkpoint_dir is None:
+        return "Nothing is kept: --checkpoint_dir=DIR keeps a run that may have to stop."
+    return (
+        f"{FLAGS.checkpoint_dir} keeps it up to its last whole epoch: the same command goes on "
+        "from there."
+    )
 
 
 def main() -> None:
@@ -145,31 +185,43 @@ def main() -> None:
     if cipher is not None:
         data, encryption = _hidden_images.encrypt(data, cipher), _hidden_images.summary(cipher)
     preset = FLAGS.preset or preset_for(data.image_shape)
-    parts = None
-    if FLAGS.members_data == "disjoint" and FLAGS.members > 1:
-        parts = independent_parts(len(data.x_train), FLAGS.members, FLAGS.seed)
     from keras_dpvit.runs import training
 
-    settings = _flags.settings(FLAGS, RunSettings)
+    settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
     num_examples = training.public_number(len(data.x_train), settings)
     plans = training.plans(num_examples, settings)
     _quiet.start_tensorflow()
     from keras_dpvit.runs import exports
+    from keras_dpvit.runs.kept_run import KeptRun
 
+    kept = None
+    if FLAGS.checkpoint_dir is not None:
+        # A preset that was not given is a part of the run too.
+        same = {**_flags.recorded(FLAGS, _MAY_CHANGE), "preset": preset}
+        kept = KeptRun(FLAGS.checkpoint_dir, same)
     print(training.describe(plans[0], data, preset, settings, num_examples))
-    members, histories = training.train_all(data, parts, preset, plans, settings)
+    try:
+        members, histories = training.train_all(
+            data, _parts(len(data.x_train), kept), preset, plans, settings, kept
+        )
+    except KeyboardInterrupt:
+        print(f"\nStopped. {_what_is_kept()}", file=sys.stderr)
+        raise
     result = exports.export_and_score(
         members,
         data,
         histories,
         output_dir,
         settings.members_data,
-        _flags.recorded(FLAGS, _STAY_HERE),
+        {**_flags.recorded(FLAGS, _STAY_HERE), "delta": plans[0].delta},
         num_examples,
         encryption,
     )
     print()
-    print(result.card["statement"])
+    if FLAGS.statement:
+        print(result.card["statement"])
+    else:
+        print(f"{result.headline}\nThe card below has the whole statement (also --statement).")
     if encryption is not None:
         print(f"Key {encryption['kid']}: {encryption['statement']}")
     print(result.table())

@@ -1,6 +1,7 @@
 """privacy_card.json: what an export may claim, machine-readable."""
 
 import json
+import logging
 import math
 import os
 import pathlib
@@ -41,6 +42,28 @@ def privacy_card(
         "dataset": dataset or {},
         **claims(model.privacy_ledger, model.privacy_delta(delta)),
     }
+
+
+def lack_of_protection(model: Any) -> str | None:
+    """A line on why an export of the model protects nobody, or None.
+
+    A model that was never trained has nothing to protect; one without a ledger claims nothing.
+    """
+    ledger = getattr(model, "privacy_ledger", None)
+    if ledger is None or not math.isinf(ledger.epsilon(model.privacy_delta(None))):
+        return None
+    return (
+        "The model's epsilon is infinite: nothing protects the records that it was trained on from "
+        "those who get this file. A training compiled with kd.DPKerasAdamOptimizer(plan) is "
+        "private; its card says so."
+    )
+
+
+def warn_if_unprotected(model: Any) -> None:
+    """Logs `lack_of_protection` as a warning."""
+    line = lack_of_protection(model)
+    if line is not None:
+        logging.getLogger("keras_dpvit").warning(line)
 
 
 def claims(ledger: Ledger, delta: float) -> dict[str, Any]:

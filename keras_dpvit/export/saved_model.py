@@ -10,7 +10,11 @@ import tensorflow as tf
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, warmup
-from keras_dpvit.export.card import privacy_card, write_privacy_card
+from keras_dpvit.export.card import (
+    privacy_card,
+    warn_if_unprotected,
+    write_privacy_card,
+)
 from keras_dpvit.export.files import new_directory
 from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.signatures import make_signatures
@@ -47,6 +51,7 @@ def saved_model(
             without tensorflow-serving-api.
     """
     served = ServedModel(model, class_names, noise_at_inference)
+    warn_if_unprotected(model)
     if card is None and hasattr(model, "privacy_ledger"):
         card = privacy_card(model)
     if warmup_requests is None and not warmup.is_available():

@@ -12,7 +12,7 @@ from keras_dpvit.edge.attachments import PROVENANCE, attach
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets
 from keras_dpvit.export.calibration import extreme_images
-from keras_dpvit.export.card import privacy_card
+from keras_dpvit.export.card import privacy_card, warn_if_unprotected
 from keras_dpvit.export.quantization import QUANTIZATIONS, count_ops, flatbuffer_of
 from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.tflite_metadata import Description, with_metadata
@@ -68,6 +68,7 @@ def tflite(
             written.
     """
     served = ServedModel(model, class_names, noise_at_inference)
+    warn_if_unprotected(model)
     if card is None and hasattr(model, "privacy_ledger"):
         card = privacy_card(model)
     flatbuffer = convert(served, quantize, calibration)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import pathlib
 from typing import Any
 
@@ -23,9 +24,11 @@ _TOLERANCE = 1e-5
 _PICTURE_TOLERANCE = 0.02
 _TFLITE_TOLERANCE = 1e-4
 # Quantised weights and activations move probabilities; where the best class leads by this much
-# it has to stay the best in this share of the images.
+# it has to stay the best in this share of the given pictures. Noise and made-up pictures lie
+# outside the ranges that a file was calibrated for: they show a broken file, not a coarse one.
 _CLEAR_LEAD = 0.1
 _TOP_1_AGREEMENT = 0.97
+_TOP_1_AGREEMENT_MADE_UP = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +133,21 @@ class Verification:
             return Check("tflite", False, f"probabilities of shape {found.shape}, or not finite")
         ranked = np.sort(ours, axis=1)
         clear = ranked[:, -1] - ranked[:, -2] > _CLEAR_LEAD
-        same = (ours.argmax(axis=1) == found.argmax(axis=1))[clear]
-        detail = (
-            f"same class in {same.sum()} of {same.size} images with a clear lead, probabilities "
-            f"within {np.abs(ours - found).max():.1e}"
-        )
-        return Check("tflite", bool(same.sum() >= _TOP_1_AGREEMENT * same.size), detail)
+        same = ours.argmax(axis=1) == found.argmax(axis=1)
+        is_given = np.arange(len(ours)) >= NUM_IMAGES
+        passed, details = True, []
+        for rows, what, least in (
+            (clear & ~is_given, "made-up pictures", _TOP_1_AGREEMENT_MADE_UP),
+            (clear & is_given, "given pictures", _TOP_1_AGREEMENT),
+        ):
+            number = int(rows.sum())
+            passed = passed and bool(same[rows].sum() >= math.floor(least * number))
+            if number:
+                details.append(f"{same[rows].sum()} of {number} {what}")
+        words = f"same class in {', '.join(details)} with a clear lead"
+        if not self._pictures:
+            words += "; real ones by --images=FOLDER are a sharper test"
+        return Check("tflite", passed, words)
 
     def _signatures(self) -> Check:
         expected = signatures.expected_signatures(self._is_fused, self._runner.image_shape[-1])

@@ -26,6 +26,11 @@ def accountant_version() -> str:
     return f"dp_accounting {importlib.metadata.version('dp-accounting')}"
 
 
+def auto_delta(num_examples: int) -> float:
+    """The largest power of ten that is at most a tenth of 1 over the number of records."""
+    return float(10.0 ** math.floor(-math.log10(10 * num_examples)))
+
+
 def make_accountant(accountant: str) -> Any:
     """A fresh dp_accounting accountant for add-or-remove-one adjacency."""
     import dp_accounting

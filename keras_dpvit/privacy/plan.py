@@ -32,7 +32,6 @@ from keras_dpvit.privacy.sensitivity import (
 )
 
 SAMPLINGS = ("poisson", "shuffled", "external")
-
 _PARTS: dict[str, tuple[type[Any], Any, Any]] = {
     "clipping": (Clipping, clipping_to_dict, clipping_from_dict),
     "sensitivity": (Sensitivity, sensitivity_to_dict, sensitivity_from_dict),
@@ -74,9 +73,9 @@ class PrivacyPlan:
         compositions: int, how many trainings of this kind on the same records the target
             covers together.
         seed: None for the operating system's entropy; an int, for tests, makes sampling and
-            noise repeatable, and privacy then rests on its secrecy. The weights that a training
-            starts from enter its keys, and a second training with the same noise in one process is
-            refused (see `randomness.repeatable` for tests that compare two).
+            noise repeatable, and privacy then rests on its secrecy. A second training with the
+            same noise in one process is refused (see `randomness.repeatable`).
+        accountant: "rdp" (TF Privacy's) or "pld" (tighter), whose epsilon `fit` shows.
 
     Raises:
         InputError: if an argument is out of range or the batch is larger than the data.
@@ -102,6 +101,7 @@ class PrivacyPlan:
     target_epsilon: float | None = None
     compositions: int = 1
     seed: int | None = None
+    accountant: str = "rdp"
 
     def __post_init__(self) -> None:
         _validate.keep(
@@ -118,6 +118,7 @@ class PrivacyPlan:
         )
         check_schedule(self.num_examples, self.batch_size, self.epochs)
         _validate.one_of(SAMPLINGS, sampling=self.sampling)
+        _validate.one_of(accounting.ACCOUNTANTS, accountant=self.accountant)
         if self.batch_size % self.microbatch_size:
             raise InputError(
                 f"microbatch_size must divide batch_size={self.batch_size}, got "
@@ -172,10 +173,8 @@ class PrivacyPlan:
             epochs: float, as in the class.
             compositions: int; how many models will be trained like this on the same records,
                 all of them together within the target.
-            accountant: "rdp" (TF Privacy's) or "pld" (tighter: less noise); the one whose
-                epsilon is kept within the target.
-            num_microbatches: int, divides `batch_size`; TF Privacy's way to say
-                `microbatch_size = batch_size / num_microbatches`.
+            accountant: as in the class; "pld" needs less noise.
+            num_microbatches: int, TF Privacy's way to say `batch_size / microbatch_size`.
             **mechanism: `clipping`, `sensitivity`, `noise_schedule`, `microbatch_size`,
                 `sampling`, `seed` of the class.
 
@@ -205,6 +204,7 @@ class PrivacyPlan:
             noise_multiplier=calibrated,
             target_epsilon=float(epsilon),
             compositions=compositions,
+            accountant=accountant,
         )
 
     @classmethod
@@ -228,7 +228,7 @@ class PrivacyPlan:
             batch_size: int, as in the class.
             epochs: float, as in the class.
             delta: float, for the nominal epsilon that the statement shows beside "infinite".
-            noise_multiplier: float, the paper's noise level.
+            noise_multiplier: float, the paper's.
             floor: float above 0, `alpha` of eq 12.
             **arguments: `seed` of the class.
         """
@@ -339,10 +339,10 @@ class PrivacyPlan:
             for factor, count in runs
         )
 
-    def epsilon(self, delta: float | None = None, accountant: str = "rdp") -> float:
-        """Epsilon of all steps of one training under the plan."""
+    def epsilon(self, delta: float | None = None, accountant: str | None = None) -> float:
+        """Epsilon of all steps of one training under the plan, by its own accountant or another."""
         spent = ledger.PrivacyLedger(self.entries(self.steps))
-        return spent.epsilon(self.delta if delta is None else delta, accountant)
+        return spent.epsilon(self.delta if delta is None else delta, accountant or self.accountant)
 
     def describe(
         self, factor: float = 1.0, metrics_noise_ratio: float | None = None

@@ -66,6 +66,22 @@ def statement(ledger: Ledger, delta: float) -> str:
     )
 
 
+def headline(ledger: Ledger, delta: float) -> str:
+    """The statement in two or three lines: what it costs, and what voids that."""
+    if not ledger.all_entries():
+        return statement(ledger, delta)
+    found = epsilons(ledger, delta)
+    if math.isinf(found["rdp"]):
+        costs = "Epsilon is infinite: nothing is protected."
+    else:
+        each = ", ".join(f"{format_epsilon(v)} by {name.upper()}" for name, v in found.items())
+        costs = f"Epsilon {each} at delta {delta:g}, {adjacency(ledger)} adjacency."
+    invalid = invalidations(ledger)
+    words = [_INVALID + " ".join(invalid)] if invalid else []
+    words += [costs, _large_delta(ledger, delta)]
+    return "\n".join(textwrap.fill(part, 80) for part in words if part)
+
+
 def invalidations(ledger: Ledger) -> list[str]:
     """Lines on what voids the guarantee for the final model; the statement opens with them."""
     return list(

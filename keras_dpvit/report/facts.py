@@ -54,6 +54,8 @@ def _model_facts(run: Run) -> dict[str, Any]:
     height, width, channels = (int(side) for side in run.model.input_shape[1:])
     shape = (height, width, channels)
     preset = run.flags.get("preset")
+    if preset is None and not run.flags:  # a model by itself
+        preset = type(run.members[0]).__name__
     return {
         "class": type(run.model).__name__,
         "members": run.member_names,
@@ -61,7 +63,7 @@ def _model_facts(run: Run) -> dict[str, Any]:
         "preset": preset or preset_for(shape),  # as trainers.train chooses where none was named
         "image_shape": list(shape),
         "parameters": int(sum(member.count_params() for member in run.members)),
-        "trainable": run.flags.get("trainable", "all"),
+        "trainable": run.flags.get("trainable", "all") if run.flags else None,
     }
 
 
@@ -114,7 +116,9 @@ def _provenance(run: Run) -> dict[str, Any]:
     """Versions, the program's flags, and the files by size and digest."""
     import hashlib
 
-    files = sorted(p for p in run.directory.rglob("*") if p.is_file())
+    files, base = [run.directory], run.directory.parent
+    if run.directory.is_dir():
+        files, base = sorted(p for p in run.directory.rglob("*") if p.is_file()), run.directory
     return {
         "version_directory": run.directory.name,
         "trained_at": run.record.get("trained_at"),
@@ -126,7 +130,7 @@ def _provenance(run: Run) -> dict[str, Any]:
         "accuracy_when_exported": run.record.get("accuracy_on_held_out_images", {}),
         "files": [
             {
-                "name": path.relative_to(run.directory).as_posix(),
+                "name": path.relative_to(base).as_posix(),
                 "bytes": path.stat().st_size,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             }

@@ -104,16 +104,22 @@ def _model_words(facts: dict[str, Any]) -> str:
     return f"{count} × {model['preset']}, fused" if count > 1 else str(model["preset"])
 
 
+_TRAINED = {
+    "all": "all weights trained",
+    "head": "the head alone trained",
+    "bias": "biases and the head alone trained",
+}
+
+
 def _header(facts: dict[str, Any], num_samples: int) -> Markup:
     model, data, privacy = facts["model"], facts["data"], facts["privacy"]
     details = [
         f"{model['parameters']:,} parameters",
         f"images {'×'.join(str(side) for side in model['image_shape'])}",
         f"{len(data['class_names'])} classes",
-        {"all": "all weights trained", "head": "the head alone trained"}.get(
-            model["trainable"], "biases and the head alone trained"
-        ),
     ]
+    if model["trainable"] is not None:
+        details.append(_TRAINED[model["trainable"]])
     if model["members_data"]:
         details.append(f"members on {model['members_data']} records")
     if facts["provenance"]["trained_at"]:

@@ -15,6 +15,7 @@ _SCHEDULED = (
     "count_noise_stddev",
     "metrics_noise_multiplier",
 )
+_POINTS = {"rdp": 40, "pld": 10}  # of a curve; PLD takes a second for each
 
 
 def privacy_facts(run: Run) -> dict[str, Any]:
@@ -49,18 +50,20 @@ def budget(run: Run) -> dict[str, Any] | None:
 
 
 def curves(run: Run) -> list[dict[str, Any]]:
-    """Epsilon by RDP as the steps went by: of the members, by their own steps, and of all together.
+    """Epsilon as the steps went by: of the members, by their own steps, and of all together.
 
-    Members on disjoint records have no curve together: the largest counts. Members with one and
-    the same curve share it.
+    It is by the budget's accountant, RDP where there is no budget. Members on disjoint records
+    have no curve together: the largest counts. Members with one and the same curve share it.
 
     Returns:
         for each curve "name", "members" (names; empty for all together), and "points" as
         [step, epsilon].
     """
     found: list[dict[str, Any]] = []
+    accountant = (budget(run) or {}).get("accountant", "rdp")
+    how = {"delta": run.delta, "points": _POINTS[accountant], "accountant": accountant}
     for name, member in zip(run.member_names, run.members, strict=True):
-        for points in epsilon_curves(member.privacy_ledger, run.delta):
+        for points in epsilon_curves(member.privacy_ledger, **how):
             same = [curve for curve in found if curve["points"] == [list(p) for p in points]]
             if same:
                 same[0]["members"].append(name)
@@ -69,7 +72,7 @@ def curves(run: Run) -> list[dict[str, Any]]:
     for curve in found:
         curve["name"] = _names_together(curve["members"], len(run.members))
     if len(run.members) > 1 and isinstance(run.ledger, PrivacyLedger):
-        points = epsilon_curve(run.ledger, run.delta)
+        points = epsilon_curve(run.ledger, **how)
         found.append({"members": [], "points": [list(p) for p in points], "name": "together"})
     return found
 

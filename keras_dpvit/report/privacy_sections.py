@@ -53,17 +53,17 @@ def _curve_figure(privacy: dict[str, Any]) -> Markup:
     if not lines:
         return tag("p", "Epsilon is infinite from the first step on: there is no curve to draw.")
     budget = privacy["budget"]
-    limit = None
+    limit, whose = None, "RDP"
     if budget is not None:
         whose = budget["accountant"].upper()
         limit = (budget["epsilon"], f"budget {budget['epsilon']:g} ({whose})")
     ends = [f"{c['name']} ends at {format_epsilon(c['points'][-1][1])}" for c in privacy["curves"]]
     chart = line_chart(
         "epsilon-chart",
-        "Epsilon by RDP over the training steps",
+        f"Epsilon by {whose} over the training steps",
         "; ".join(ends) + ".",
         lines,
-        ("steps", "epsilon (RDP)"),
+        ("steps", f"epsilon ({whose})"),
         limit,
     )
     return tag("figure", chart, tag("figcaption", _curve_caption(privacy)))

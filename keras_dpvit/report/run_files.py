@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME
-from keras_dpvit.datasets.image_data import first_line
+from keras_dpvit.datasets.image_data import ImageData, first_line
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import Ledger, ledger_from_dict
 
@@ -21,7 +21,7 @@ class RunFiles:
     """The readable part of a run: all but the model.
 
     Attributes:
-        directory: the version directory.
+        directory: the version directory; of a model by itself, its file.
         record: run.json.
         card: privacy_card.json.
         provenance: that of the SavedModel; empty where there is none.
@@ -142,6 +142,34 @@ def load(files: RunFiles) -> Run:
     if _costs(model.privacy_ledger) != _costs(ledger_from_dict(files.card["ledger"])):
         raise InputError(f"{path} and {CARD_NAME} beside it disagree on what the training cost.")
     return Run(files.directory, files.record, files.card, files.provenance, model)
+
+
+def of_model(path: str | os.PathLike[str], model: Any, data: ImageData, delta: float | None) -> Run:
+    """A model that no program of ours trained, with what its ledger says, as a run.
+
+    Args:
+        path: its `.keras` file.
+        model: as loaded from it; it has a ledger and returns logits.
+        data: what it was trained on; whoever calls this says so, and the page shows it.
+        delta: float in (0, 1), or None for the one that the model was planned for.
+
+    Raises:
+        InputError: if the model has no ledger, or not as many classes as the data.
+    """
+    if not hasattr(model, "privacy_ledger"):
+        raise InputError(
+            f"model must have a privacy ledger; {str(path)!r} holds a {type(model).__name__}: "
+            "kd.make_private gives it one."
+        )
+    if model.output_shape[-1] != len(data.class_names):
+        raise InputError(
+            f"model must have the classes of the data ({len(data.class_names)}), "
+            f"{str(path)!r} has {model.output_shape[-1]}."
+        )
+    dataset = {"class_names": list(data.class_names)}
+    card = {"dataset": dataset, "delta": model.privacy_delta(delta)}
+    record: dict[str, Any] = {"flags": {}, "histories": []}
+    return Run(pathlib.Path(path), record, card, {}, model)
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from keras_dpvit.report.privacy_sections import MAX_CURVES
 _SHOWN = {
     "loss": "loss on training records",
     "accuracy": "accuracy on training records",
-    "epsilon": "epsilon (RDP)",
+    "epsilon": "epsilon",
 }
 
 

@@ -29,11 +29,13 @@ class Result:
         directory: the version directory.
         accuracies: name to accuracy on the held-out images.
         card: the privacy card.
+        headline: the privacy statement in short.
     """
 
     directory: pathlib.Path
     accuracies: dict[str, float]
     card: dict[str, Any]
+    headline: str
 
     def table(self) -> str:
         """Accuracies, epsilon and where the files are."""
@@ -105,7 +107,8 @@ def export_and_score(
             "histories": histories,
         }
         (work / RUN_NAME).write_text(json.dumps(run, indent=2, default=str) + "\n")
-    return Result(directory, accuracies, card)
+    headline = statement.headline(model.privacy_ledger, card["delta"])
+    return Result(directory, accuracies, card, headline)
 
 
 def _write(

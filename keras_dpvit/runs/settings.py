@@ -9,7 +9,7 @@ class RunSettings:
 
     Attributes:
         epsilon: float, the budget of all members together.
-        delta: float in (0, 1).
+        delta: float in (0, 1), or None for `auto_delta` of the public number of records.
         accountant: "rdp" or "pld", whose epsilon is kept within the budget.
         num_examples: int or None, the public number of records; None for the number of records
             rounded down to two digits, which is then taken as public.
@@ -32,12 +32,12 @@ class RunSettings:
     """
 
     epsilon: float = 3.0
-    delta: float = 1e-5
+    delta: float | None = 1e-5
     accountant: str = "rdp"
     num_examples: int | None = None
     batch_size: int | None = None
     epochs: float = 10.0
-    members: int = 2
+    members: int = 1
     members_data: str = "shared"
     classes: list[str] | None = None
     init_weights: str | None = None

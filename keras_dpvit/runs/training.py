@@ -4,15 +4,20 @@ import dataclasses
 import math
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_dpvit import _quiet
+from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.privacy import statement
+from keras_dpvit.privacy.accounting import auto_delta
 from keras_dpvit.privacy.clipping import clipping_from_dict
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import DynamicSensitivity, FixedSensitivity, Sensitivity
 from keras_dpvit.runs.settings import RunSettings
+
+if TYPE_CHECKING:  # Keras takes seconds
+    from keras_dpvit.runs.kept_run import KeptMember, KeptRun
 
 _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 
@@ -55,7 +60,7 @@ def plans(num_examples: int, settings: RunSettings) -> list[PrivacyPlan]:
         sensitivity = FixedSensitivity(settings.l2_norm_clip)
     plan = PrivacyPlan.for_target(
         epsilon=settings.epsilon,
-        delta=settings.delta,
+        delta=_delta(num_examples, settings),
         num_examples=records,
         batch_size=batch_size,
         epochs=settings.epochs,
@@ -66,6 +71,10 @@ def plans(num_examples: int, settings: RunSettings) -> list[PrivacyPlan]:
     )
     seeds = [None if settings.seed is None else settings.seed + i for i in range(settings.members)]
     return [dataclasses.replace(plan, seed=seed) for seed in seeds]
+
+
+def _delta(num_examples: int, settings: RunSettings) -> float:
+    return auto_delta(num_examples) if settings.delta is None else settings.delta
 
 
 def describe(
@@ -79,46 +88,70 @@ def describe(
         f"{data.name}: planned for {num_examples} images, {len(data.x_test)} held out, "
         f"{len(data.class_names)} classes\n"
         f"{settings.members} x {preset} ({settings.members_data} data){part}, budget epsilon "
-        f"{settings.epsilon:g} at delta {settings.delta:g}\n"
+        f"{settings.epsilon:g} at delta {plan.delta:g}\n"
         f"each: {plan.steps} steps, expected batch {plan.batch_size}, noise multiplier "
         f"{plan.noise_multiplier:.4g}"
     )
 
 
 def train_all(
-    data: ImageData, parts: Any, preset: str, plans: list[PrivacyPlan], settings: RunSettings
+    data: ImageData,
+    parts: Any,
+    preset: str,
+    plans: list[PrivacyPlan],
+    settings: RunSettings,
+    kept: "KeptRun | None" = None,
 ) -> tuple[list[Any], list[dict[str, list[float]]]]:
-    """The trained members and what `fit` showed of each."""
+    """Trains the members one after another.
+
+    Args:
+        data: the images.
+        parts: the member of each record, or None if every member sees all.
+        preset: name of the network's size.
+        plans: one for each member.
+        settings: of the run.
+        kept: where the run is kept while it lasts; members that are there go on or are done.
+
+    Returns:
+        The trained members and what `fit` showed of each.
+    """
     members, histories = [], []
     for index, plan in enumerate(plans):
-        print(f"\nMember {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[index % 26]} of {len(plans)}", flush=True)
+        if len(plans) > 1:
+            letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index % 26]
+            print(f"\nMember {letter} of {len(plans)}", flush=True)
         rows = slice(None) if parts is None else parts == index
         model, history = _train(
-            data, data.x_train[rows], data.y_train[rows], preset, plan, settings
+            data,
+            (data.x_train[rows], data.y_train[rows]),
+            preset,
+            plan,
+            settings,
+            None if kept is None else kept.member(index),
         )
         members.append(model)
         histories.append(history)
     return members, histories
 
 
-def _start(model: Any, settings: RunSettings) -> None:
+def _start(model: Any, settings: RunSettings, delta: float) -> None:
     """Gives a new member the weights and the choice of variables that the settings name."""
     import keras_dpvit as kd
 
     if settings.init_weights is not None:
         with _quiet.quiet_stderr():
             initial = kd.load_initial_weights(model, settings.init_weights)
-        _describe_start(pathlib.Path(settings.init_weights).name, initial, settings)
+        _describe_start(pathlib.Path(settings.init_weights).name, initial, delta)
     kd.choose_trainable(model, settings.trainable)
 
 
-def _describe_start(name: str, initial: Any, settings: RunSettings) -> None:
+def _describe_start(name: str, initial: Any, delta: float) -> None:
     head = "with its head" if initial.has_head else "the head is new: the file's does not fit"
     print(f"Starts from {name}, {head}.", flush=True)
     if not initial.has_ledger:
         print("It has no privacy ledger: the records behind it are taken as public.", flush=True)
     elif initial.ledger.all_entries():
-        epsilon = initial.ledger.epsilon(settings.delta)
+        epsilon = initial.ledger.epsilon(delta)
         if math.isinf(epsilon):
             print(
                 f"warning: {name} was trained without privacy, so the epsilon of what starts from "
@@ -128,17 +161,23 @@ def _describe_start(name: str, initial: Any, settings: RunSettings) -> None:
         else:
             print(
                 f"Its training cost epsilon {statement.format_epsilon(epsilon)} at delta "
-                f"{settings.delta:g}, which is added to this one's.",
+                f"{delta:g}, which is added to this one's.",
                 flush=True,
             )
 
 
 def _train(
-    data: ImageData, x: Any, y: Any, preset: str, plan: PrivacyPlan, settings: RunSettings
+    data: ImageData,
+    records: tuple[Array, Array],
+    preset: str,
+    plan: PrivacyPlan,
+    settings: RunSettings,
+    kept: "KeptMember | None",
 ) -> tuple[Any, dict[str, list[float]]]:
     import keras
 
     import keras_dpvit as kd
+    from keras_dpvit.runs.first_steps import FirstSteps
 
     if plan.seed is not None:
         keras.utils.set_random_seed(plan.seed)
@@ -149,7 +188,7 @@ def _train(
         attention_noise_stddev=settings.attention_noise_stddev,
         norm_noise_stddev=settings.norm_noise_stddev,
     )
-    _start(model, settings)
+    _start(model, settings, plan.delta)
     for line in disclosures(data, settings):
         model.disclose(line)
     make = {"adam": kd.DPKerasAdamOptimizer, "sgd": kd.DPKerasSGDOptimizer}[settings.optimizer]
@@ -166,17 +205,21 @@ def _train(
         metrics=["accuracy"],
     )
     epochs = math.ceil(settings.epochs)
+    callbacks = [FirstSteps(plan.steps)]
     history = model.fit(
-        x,
-        y,
+        *records,
         epochs=epochs,
         physical_batch_size=settings.physical_batch_size,
+        checkpoint_dir=None if kept is None else kept.directory,
+        callbacks=callbacks if kept is None else [*callbacks, kept.recorder()],
         # A bar on a terminal, a line an epoch in a log.
         verbose=1 if sys.stdout.isatty() else 2,
     )
-    if len(history.epoch) < epochs:
+    curves = history.history if kept is None else kept.curves()
+    ended = len(curves.get("epsilon", ()))
+    if ended < epochs:
         print(
-            f"The plan's {plan.steps} steps ended in epoch {len(history.epoch)} of {epochs}: an "
-            f"epoch has {plan.steps_per_epoch} whole steps, more than one expected pass."
+            f"The plan's {plan.steps} steps ended in epoch {ended} of {epochs}: an epoch has "
+            f"{plan.steps_per_epoch} whole steps, more than one expected pass."
         )
-    return model, history.history
+    return model, curves

@@ -8,7 +8,7 @@ import keras
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.privacy.ledger import ledger_from_dict
+from keras_dpvit.privacy.ledger import epsilon_by, ledger_from_dict
 from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.steering import Steering
 
@@ -117,7 +117,8 @@ class PrivateFitCallback(keras.callbacks.Callback):
             self.steering.note_known()
         if logs is not None:
             logs.update(trainer.private_values())
-            logs["epsilon"] = self.model.privacy_ledger.epsilon(trainer.plan.delta)
+            plan = trainer.plan
+            logs["epsilon"] = epsilon_by(self.model.privacy_ledger, plan.delta, plan.accountant)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._checkpoint is not None:

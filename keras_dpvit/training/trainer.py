@@ -16,7 +16,7 @@ from keras_dpvit.gradients.reductions import full_precision_products
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
-from keras_dpvit.privacy.ledger import PrivacyLedger
+from keras_dpvit.privacy.ledger import PrivacyLedger, epsilon_by
 from keras_dpvit.privacy.ledger_entries import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batch_selection, fit_arguments
@@ -198,11 +198,11 @@ class PrivateTrainer:
     def _check_target(self) -> None:
         """Refuses a plan that would take what the weights have cost past its target."""
         plan, before = self.plan, self.model.ledger_before_run()
-        spent = before.epsilon(plan.delta)
+        spent = epsilon_by(before, plan.delta, plan.accountant)
         if plan.target_epsilon is None or not 0 < spent < math.inf:
             return
         run = PrivacyLedger(plan.entries(plan.steps))
-        total = provenance.composed([before, run]).epsilon(plan.delta)
+        total = epsilon_by(provenance.composed([before, run]), plan.delta, plan.accountant)
         if total > plan.target_epsilon:
             raise InputError(
                 f"The model's weights have cost epsilon {spent:.3f} already: with this plan's "

@@ -1,0 +1,107 @@
+"""A run of several trainings on disk, so that the same command goes on where it was stopped."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dpvit import _files
+from keras_dpvit._types import Array
+from keras_dpvit.errors import InputError
+
+_SETTINGS = "run_settings.json"
+_PARTS = "members_of_records.npy"
+_CURVES = "curves.csv"
+
+
+class KeptRun:
+    """The directory that a run is kept in while it lasts.
+
+    Each member has a sub-directory with its training's checkpoint (see `Checkpoint`) and its
+    training curves. The files hold weights and, where members have disjoint records, whose record
+    is whose; no key and no picture.
+
+    Args:
+        directory: made if missing.
+        flags: JSON-able, what the run was started with.
+
+    Raises:
+        InputError: if the directory cannot be written, or holds a run with other flags.
+    """
+
+    def __init__(self, directory: str, flags: dict[str, Any]) -> None:
+        self._directory = pathlib.Path(directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"checkpoint_dir must be a directory that can be written: {error.strerror}."
+            ) from error
+        path = self._directory / _SETTINGS
+        if not path.exists():
+            _files.write_json(path, flags)
+            return
+        kept = json.loads(path.read_text("utf-8"))
+        other = [name for name, value in flags.items() if kept.get(name) != value]
+        if other:
+            name = other[0]
+            raise InputError(
+                f"checkpoint_dir={directory!r} holds a run with --{name}={kept.get(name)}, not "
+                f"{flags[name]}: give the same flags to go on, or another directory."
+            )
+
+    def parts(self, draw: Callable[[], Array], num_records: int) -> Array:
+        """The member of each record: as drawn by `draw` at first, as kept from then on.
+
+        Raises:
+            InputError: if the records are not as many as they were.
+        """
+        path = self._directory / _PARTS
+        if not path.exists():
+            content = io.BytesIO()
+            np.save(content, draw())
+            _files.write_whole(path, content.getvalue())
+        parts: Array = np.load(path)
+        if len(parts) != num_records:
+            raise InputError("checkpoint_dir holds a run over other records.")
+        return parts
+
+    def member(self, index: int) -> "KeptMember":
+        """The place of one member."""
+        directory = self._directory / f"member_{index + 1}"
+        directory.mkdir(exist_ok=True)
+        return KeptMember(directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptMember:
+    """The place of one member's training.
+
+    Attributes:
+        directory: for `fit(..., checkpoint_dir=)`.
+    """
+
+    directory: pathlib.Path
+
+    def recorder(self) -> Any:
+        """The callback that keeps the training's curves as it goes on."""
+        return keras.callbacks.CSVLogger(str(self.directory / _CURVES), append=True)
+
+    def curves(self) -> dict[str, list[float]]:
+        """Lists of values by name, one value an epoch, of earlier parts of the run too."""
+        path = self.directory / _CURVES
+        if not path.exists():
+            return {}
+        with open(path, newline="", encoding="utf-8") as file:
+            # An epoch that was cut off before its checkpoint was trained again: the last counts.
+            rows = {int(row.pop("epoch")): row for row in csv.DictReader(file)}
+        names = {name for row in rows.values() for name in row}
+        return {
+            name: [float(rows[epoch][name]) for epoch in sorted(rows)] for name in sorted(names)
+        }
