@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 import pathlib
 from typing import Any
 
@@ -141,7 +140,7 @@ class Verification:
             (clear & is_given, "given pictures", _TOP_1_AGREEMENT),
         ):
             number = int(rows.sum())
-            passed = passed and bool(same[rows].sum() >= math.floor(least * number))
+            passed = passed and bool(same[rows].sum() >= least * number)
             if number:
                 details.append(f"{same[rows].sum()} of {number} {what}")
         words = f"same class in {', '.join(details)} with a clear lead"

@@ -18,6 +18,7 @@ from keras_dpvit.errors import InputError
 _SETTINGS = "run_settings.json"
 _PARTS = "members_of_records.npy"
 _CURVES = "curves.csv"
+_ABSENT = "NA"  # as CSVLogger writes it
 
 
 class KeptRun:
@@ -101,7 +102,6 @@ class KeptMember:
         with open(path, newline="", encoding="utf-8") as file:
             # An epoch that was cut off before its checkpoint was trained again: the last counts.
             rows = {int(row.pop("epoch")): row for row in csv.DictReader(file)}
-        names = {name for row in rows.values() for name in row}
-        return {
-            name: [float(rows[epoch][name]) for epoch in sorted(rows)] for name in sorted(names)
-        }
+        in_order = [rows[epoch] for epoch in sorted(rows)]
+        names = [name for name in in_order[0] if in_order[0][name] != _ABSENT] if in_order else []
+        return {name: [float(row[name]) for row in in_order] for name in names}

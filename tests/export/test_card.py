@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_dpvit as kd
+from keras_dpvit.export.card import lack_of_protection
 from keras_dpvit.privacy.ledger import PrivacyLedger, ledger_from_dict
 
 
@@ -106,7 +107,7 @@ def test_infinite_epsilon_is_a_word(tmp_path):
     assert "epsilon by RDP: infinite" in card["statement"]
 
 
-def test_infinite_epsilon_of_ordinary_training_is_a_word(tmp_path):
+def test_infinite_epsilon_of_ordinary_training_is_a_word_and_a_warning(tmp_path, caplog):
     model = kd.DPViTClassifier(
         kd.DPViTBackbone((4, 4, 1), patch_size=2, hidden_dim=4, num_heads=2), num_classes=2
     )
@@ -116,6 +117,18 @@ def test_infinite_epsilon_of_ordinary_training_is_a_word(tmp_path):
     model.fit(np.zeros((4, 4, 4, 1)), np.zeros(4, int), verbose=0)
     card = written(model, tmp_path)
     assert card["epsilon"]["rdp"] == "infinite"
+    caplog.clear()
+    with caplog.at_level("WARNING", "keras_dpvit"):
+        kd.export.tflite(model, tmp_path / "bare.tflite")
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("The model's epsilon is infinite: nothing protects the records")
+
+
+def test_no_warning_where_epsilon_is_finite_or_nothing_was_trained():
+    never_trained = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=2)
+    private = Carrying(PrivacyLedger(a_plan().entries(20)))
+    for model in (never_trained, private, keras.Sequential()):
+        assert lack_of_protection(model) is None
 
 
 def test_untrained_model_claims_nothing(tmp_path):

@@ -16,7 +16,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, signatures, verification
 from keras_dpvit.export.card import contradictions
 from keras_dpvit.export.runners import TFLiteRunner
-from keras_dpvit.export.verification import Verification
+from keras_dpvit.export.verification import NUM_IMAGES, Verification, _png
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,33 @@ def test_another_tflite_file_fails(exported, trained_members, quantize, tmp_path
     kd.export.tflite(trained_members[0], path)
     check = Verification(exported).tflite_check(TFLiteRunner(path))
     assert (check.passed, check.detail) == (False, "its class names are others")
+
+
+def test_int8_is_held_to_given_pictures_more_than_to_made_up_ones(
+    exported, trained_fusion, digit_images, tmp_path, monkeypatch
+):
+    """The agreement is counted apart: noise lies outside of what the file was calibrated for."""
+    path = tmp_path / "int8.tflite"
+    names = list("abcdefghij")
+    made_up = kd.export.synthetic_images((8, 8, 1), 64)
+    kd.export.tflite(trained_fusion, path, quantize="int8", calibration=made_up, class_names=names)
+    runner = TFLiteRunner(path)
+    alone = Verification(exported).tflite_check(runner)
+    assert alone.passed, alone.detail
+    assert "made-up pictures" in alone.detail
+    assert "real ones by --images=FOLDER" in alone.detail
+
+    digits = [(_png(image), image) for image in digit_images.x_test[:40]]
+    verified = Verification(exported, digits)
+    check = verified.tflite_check(runner)
+    assert check.passed, check.detail
+    assert "given pictures" in check.detail
+    # Three errors among as many pictures: too many of given ones, not of made-up ones.
+    monkeypatch.setattr(verification, "_CLEAR_LEAD", 0.0)
+    for first, passes in ((NUM_IMAGES, False), (0, True)):
+        found = verified._outputs["probabilities"].copy()
+        found[first : first + 3] = np.roll(found[first : first + 3], 1, axis=1)
+        assert verified._same_classes(found).passed is passes
 
 
 def test_outputs_that_are_no_distribution_fail(exported, monkeypatch):

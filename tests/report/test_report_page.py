@@ -180,7 +180,7 @@ def test_an_infinite_epsilon_is_said_first(published, parse):
     assert "there is no curve to draw" in text_of(epsilon)
     assert "nominal, not a guarantee" in text_of(section_of(tree, "statement"))
     assert "no: epsilon is infinite" in text_of(section_of(tree, "mechanism"))
-    assert "No epsilon (RDP) to draw: it is infinite" in text_of(section_of(tree, "training"))
+    assert "No epsilon to draw: it is infinite" in text_of(section_of(tree, "training"))
 
 
 def test_a_single_model_has_no_fusion_on_its_page(published, parse):

@@ -97,6 +97,19 @@ def test_folder_prints_a_line_for_each_picture(run, place, tmp_path):
     assert "with 2 threads" in lines[4]
 
 
+def test_only_the_first_pictures_of_a_folder_have_a_line(run, place, tmp_path):
+    (tmp_path / "many").mkdir()
+    first = sorted((place / "photos").glob("*.png"))[0]
+    for i in range(25):
+        (tmp_path / "many" / f"{i:02}.png").write_bytes(first.read_bytes())
+    result = run("edge", f"--model={place}/m.tflite", "--source=many", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:20]] == [f"{i:02}.png" for i in range(20)]
+    assert lines[20] == "... (--json names every picture)"
+    assert lines[22].startswith("25 frames, ")
+
+
 def test_video(run, place, tmp_path):
     flags = (f"--model={place}/m.tflite", f"--source={place}/clip.avi")
     found = read_json(run("edge", *flags, "--json", "--output=out.mp4", cwd=tmp_path))

@@ -82,6 +82,14 @@ def test_noise_gives_epsilon_instead(run, tmp_path):
     assert plan["epsilon_rdp"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_delta_auto_is_a_power_of_ten_below_a_tenth_of_one_record(run, tmp_path):
+    for number, delta in ((60000, 1e-6), (1400, 1e-5), (1000, 1e-4), (999, 1e-4)):
+        flags = (f"--num_examples={number}", "--batch_size=100", "--epochs=1", "--delta=auto")
+        plan = strict_json(run("plan", *flags, "--json", cwd=tmp_path).stdout)
+        assert plan["delta"] == pytest.approx(delta, rel=1e-9)
+        assert plan["delta"] * number <= 0.1 * (1 + 1e-9)
+
+
 def test_no_noise_is_infinite_in_strict_json(run, tmp_path):
     result = run("plan", "--noise_multiplier=0", *SCHEDULE, "--json", cwd=tmp_path)
     plan = strict_json(result.stdout)

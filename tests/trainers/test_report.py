@@ -77,6 +77,26 @@ def test_a_second_page_replaces_the_first(run, reported, place):
     assert data_of(page)["data"]["num_scored"] == data_of(page)["data"]["num_held_out"]
 
 
+@pytest.mark.slow
+def test_a_model_of_ones_own_has_a_page(run, trained, place, tmp_path):
+    shutil.copy(trained / "model.keras", tmp_path / "mine.keras")
+    data = ("--dataset=image_folder", f"--data_dir={place / 'photos'}")
+    flags = ("--model=mine.keras", *data, "--max_images=10", "--delta=1e-7")
+    result = run("report", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "mine-report.html").read_text("utf-8")
+    found = data_of(page)
+    card = json.loads((trained / "privacy_card.json").read_text())
+    assert found["privacy"]["delta"] == 1e-7
+    assert found["privacy"]["epsilon"]["rdp"] > card["epsilon"]["rdp"]
+    assert found["privacy"]["ledger"] == card["ledger"]
+    assert found["data"]["class_names"] == ["bright", "dark"]
+    assert found["histories"] == []
+    assert [file["name"] for file in found["provenance"]["files"]] == ["mine.keras"]
+    assert found["model"]["preset"] == "DPViTClassifier"
+    assert "weights trained" not in page
+
+
 def one_line(result, message):
     assert result.returncode == 2
     assert result.stdout == ""
@@ -107,7 +127,10 @@ def test_data_that_is_not_the_runs(run, place, trained, write_images, flags, mes
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--run must be given"),
+        ((), "Give one of --run=DIR"),
+        (("--model=x.keras",), "--dataset must be given with --model"),
+        (("--model=x.keras", "--dataset=digits"), "must be a .keras file"),
+        (("--run=out", "--delta=1e-5"), "delta is for --model"),
         (("--run=none",), "does not exist"),
         (("--run=.",), "must hold run.json"),
         (("--run=broken",), "cannot be read as JSON"),
