@@ -99,7 +99,7 @@ def runs(tmp_path_factory):
         yield {name: pool.submit(run, name, folder) for name in RUNS}
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("name", RUNS)
 def test_a_script_runs_and_prints_what_it_found(name, runs):
     done = runs[name].result()

@@ -38,7 +38,7 @@ def files(cache):
     return sorted(p.name for p in (cache / "keras_dpvit").glob("*") if p.suffix != ".lock")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_processes_that_come_at_once_compile_one_file(tmp_path):
     processes = [start(tmp_path) for _ in range(2)]
     answers = [process.communicate(timeout=300) for process in processes]

@@ -21,7 +21,7 @@ def expect_one_line(result, told):
     assert told in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_rows_are_trained_stored_and_found_again(run, tmp_path):
     flags = (*QUICK, "--output=table", "--rows=plain_vit,transformed_vit,pe")
     first = run("reproduce", *flags, cwd=tmp_path)

@@ -94,7 +94,7 @@ def uninterrupted(tmp_path_factory):
     return results(place / "end.npz")
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_seeded_training_killed_three_times_ends_as_the_whole_one(uninterrupted, tmp_path):
     rng = np.random.default_rng(5)
     for _ in range(3):
