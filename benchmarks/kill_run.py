@@ -52,7 +52,7 @@ def an_optimizer(seed: int | None) -> Any:
     import keras_dpvit as kd
 
     class Telling(kd.DPKerasAdamOptimizer):
-        def private_trainer(self, model: Any, jit_compile: Any) -> Any:
+        def private_trainer(self, model: Any, jit_compile: Any, loss_weights: Any = None) -> Any:
             self.trainer = super().private_trainer(model, jit_compile)
             return self.trainer
 

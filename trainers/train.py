@@ -37,7 +37,7 @@ _STAY_HERE = (
     "encryption_passphrase_file",
 )
 
-# What a run that goes on may be given anew.
+# What may differ where a run is resumed.
 _MAY_CHANGE = (*_STAY_HERE, "statement")
 
 FLAGS = flags.FlagValues()
@@ -120,8 +120,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "checkpoint_dir",
     None,
-    "Keeps the run here while it lasts, once an epoch: the same command goes on after a crash or "
-    "Ctrl-C. Steps that were lost count as spent.",
+    "Keeps the run here while it lasts, once an epoch: the same command resumes it after a crash "
+    "or Ctrl-C. Steps that were lost count as spent.",
     flag_values=FLAGS,
 )
 flags.DEFINE_bool(
@@ -169,8 +169,7 @@ def _what_is_kept() -> str:
     if FLAGS.checkpoint_dir is None:
         return "Nothing is kept: --checkpoint_dir=DIR keeps a run that may have to stop."
     return (
-        f"{FLAGS.checkpoint_dir} keeps it up to its last whole epoch: the same command goes on "
-        "from there."
+        f"{FLAGS.checkpoint_dir} keeps it up to its last whole epoch: the same command resumes it."
     )
 
 

@@ -119,8 +119,9 @@ def _statistics(
     divisor = float(trainer.plan.num_microbatches)
     x, y = (tf.constant(part) for part in data)
     # All records are in every step, and the model draws nothing: so its sums are always these.
+    weights = tf.ones(tf.shape(y)[:1])
     sums, below_count, *_ = trainer.step.clipped_sums(
-        x, y, tf.ones(tf.shape(y), tf.bool), trainer.state.sensitivity
+        x, y, weights, tf.cast(weights, tf.bool), trainer.state.sensitivity
     )
 
     @tf.function(autograph=False)

@@ -5,7 +5,6 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.gradients.layer_calls import call_name
-from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
 
 
@@ -27,7 +26,8 @@ class VectorizedRule(InstantiatedRule):
         return self._variables
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        records = tf.shape(call.gradient)[0]
+        # A layer may return several tensors, as a recurrent one does with its state.
+        records = tf.shape(tf.nest.flatten(call.gradient)[0])[0]
         leaves = tf.nest.flatten((call.args, call.kwargs))
         batched = [i for i, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
         function = getattr(layer, call_name(layer))
@@ -43,7 +43,7 @@ class VectorizedRule(InstantiatedRule):
             found: list[Any] = tape.gradient(
                 output,
                 [v.value for v in self._variables],
-                output_gradients=gradient[None],
+                output_gradients=tf.nest.map_structure(lambda g: g[None], gradient),
                 unconnected_gradients="zero",
             )
             return found
@@ -54,8 +54,3 @@ class VectorizedRule(InstantiatedRule):
             full_precision(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
             for g, v in zip(gradients, self._variables, strict=True)
         ]
-
-
-def draws_random_numbers(layer: Any) -> bool:
-    """True if the layer or a layer inside it owns a seed generator."""
-    return bool(seed_generators(layer))

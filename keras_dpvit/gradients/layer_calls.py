@@ -1,14 +1,17 @@
 """Keeps what goes into and comes out of layers while a model is called."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from keras_dpvit.errors import InputError
+from keras_dpvit.gradients.randomness import draws_noticed, seed_generators
 from keras_dpvit.gradients.rules import GradientRule, LayerCall
 from keras_dpvit.layers.inside import layers_inside
+from keras_dpvit.layers.model_structure import inputs_of
 
 
 @contextlib.contextmanager
@@ -29,7 +32,8 @@ def record_calls(layers: list[tuple[Any, GradientRule | None]]) -> Iterator[list
     with contextlib.ExitStack() as stack:
         for (layer, rule), kept in zip(layers, calls, strict=True):
             name = call_name(layer)
-            stack.enter_context(_shadowed(layer, name, _recorder(getattr(layer, name), kept)))
+            call = getattr(layer, name)
+            stack.enter_context(_shadowed(layer, name, _recorder(layer, call, rule, kept)))
             tap = rule.tap if rule else None
             function = getattr(layer, tap, None) if tap else None
             if tap and function is not None:
@@ -42,10 +46,14 @@ def call_name(layer: Any) -> str:
     return "call" if layer.quantization_mode is None else "quantized_call"
 
 
-def _recorder(call: Callable[..., Any], kept: list[LayerCall]) -> Callable[..., Any]:
+def _recorder(
+    layer: Any, call: Callable[..., Any], rule: GradientRule | None, kept: list[LayerCall]
+) -> Callable[..., Any]:
     def recorded(*args: Any, **kwargs: Any) -> Any:
         record = LayerCall(args, kwargs)
         kept.append(record)
+        if rule is not None and rule.replaces_call:
+            return rule.call(layer, record)
         output = call(*args, **kwargs)
         if record.output is None:
             record.output = output
@@ -78,35 +86,67 @@ def _shadowed(layer: Any, name: str, value: Any) -> Iterator[None]:
             object.__setattr__(layer, name, before)
 
 
-def called_by_record(model: Any) -> dict[int, bool]:
-    """True for each layer whose calls have records on the first axis, by the `id` of the layer.
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """The findings of a trace of a model in training.
+
+    Attributes:
+        by_record: by the `id` of each layer, True if its calls have records on the first axis.
+        asked: the `id` of each seed generator that was asked for random numbers.
+    """
+
+    by_record: dict[int, bool]
+    asked: set[int]
+
+    def draws(self, layer: Any) -> bool:
+        """True if the layer or a layer inside it draws random numbers."""
+        return any(id(generator) in self.asked for generator in seed_generators(layer))
+
+
+def traced_calls(model: Any) -> Calls:
+    """Finds out how a model calls its layers.
 
     The model is traced, not run, for two numbers of records: what is given to each layer's calls
     and what they return must have that number of rows. A constant that happens to have as many
     rows as a batch would otherwise pass for the records, and be clipped as such.
 
     Raises:
-        InputError: if the model does not know the shape of its input.
+        InputError: if the model does not know the shape of its inputs.
     """
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or None in shape[1:]:
-        raise InputError(f"model must have one input of a fixed shape, got {shape}.")
+    inputs = inputs_of(model)
     layers = layers_inside(model)
     found = dict.fromkeys(map(id, layers), True)
-    for records in (2, 3):
-        images = tf.TensorSpec((records, *shape[1:]), model.compute_dtype)
-        with record_calls([(layer, None) for layer in layers]) as calls:
-            traced = tf.function(lambda x: model(x, training=True), autograph=False)
-            traced.get_concrete_function(images)
-        for layer, kept in zip(layers, calls, strict=True):
-            found[id(layer)] &= all(_has_rows(call, records) for call in kept)
-    return found
+    asked: set[int] = set()
+    noticed = draws_noticed(seed_generators(model), lambda generator: asked.add(id(generator)))
+    with noticed:
+        for records in (2, 3):
+            given = keras.tree.map_structure(
+                lambda tensor, records=records: tf.TensorSpec(
+                    (records, *tensor.shape[1:]), _type_of(tensor, model)
+                ),
+                inputs,
+            )
+            with record_calls([(layer, None) for layer in layers]) as calls:
+                traced = tf.function(lambda x: model(x, training=True), autograph=False)
+                graph = traced.get_concrete_function(given).graph
+            for layer, kept in zip(layers, calls, strict=True):
+                found[id(layer)] &= all(_has_rows(call, records, graph) for call in kept)
+    return Calls(found, asked)
 
 
-def _has_rows(call: LayerCall, records: int) -> bool:
+def _type_of(tensor: Any, model: Any) -> Any:
+    """The type in which a layer is given an input: floats come in the one the model computes in."""
+    return model.compute_dtype if "float" in str(tensor.dtype) else tensor.dtype
+
+
+def _has_rows(call: LayerCall, records: int, graph: Any) -> bool:
+    """True if all that a call is given and returns has the records' rows, outside of any loop."""
     leaves = tf.nest.flatten((call.args, call.kwargs))
     given = [leaf for leaf in leaves if tf.is_tensor(leaf) and leaf.shape.rank != 0]
     return bool(given) and all(
-        tf.is_tensor(tensor) and tensor.shape.rank and tensor.shape[0] == records
-        for tensor in [*given, call.output]
+        tf.is_tensor(tensor)
+        and tensor.shape.rank
+        and tensor.shape[0] == records
+        and getattr(tensor, "graph", graph) is graph
+        for tensor in [*given, *tf.nest.flatten(call.output)]
     )

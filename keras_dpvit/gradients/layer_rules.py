@@ -15,9 +15,10 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
     embedding,
     normalization,
     position,
+    recurrent,
 )
-from keras_dpvit.gradients.fallback import VectorizedRule, draws_random_numbers
-from keras_dpvit.gradients.layer_calls import called_by_record
+from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.layer_calls import Calls, traced_calls
 from keras_dpvit.gradients.rules import GradientRule, rule_for
 from keras_dpvit.layers.inside import children_of, layers_inside
 
@@ -53,7 +54,7 @@ def layer_rules(model: Any, by_variable: bool = False) -> list[LayerRule]:
             layers share a variable, or if a layer sees no records and none around it does.
     """
     rules: list[LayerRule] = []
-    left = _collect(model, called_by_record(model), rules)
+    left = _collect(model, traced_calls(model), rules)
     if left:
         raise InputError(
             f"Variable {left[0].path} is used on tensors whose first axis is not the examples', so "
@@ -100,7 +101,7 @@ def _top_layers(model: Any) -> list[Any]:
     return layers
 
 
-def _collect(layer: Any, by_record: dict[int, bool], rules: list[LayerRule]) -> list[Any]:
+def _collect(layer: Any, calls: Calls, rules: list[LayerRule]) -> list[Any]:
     """Adds the rules in and below a layer; returns the variables that wait for one around it."""
     if any(rule.layer is layer for rule in rules) or not layer.trainable_variables:
         return []
@@ -109,17 +110,17 @@ def _collect(layer: Any, by_record: dict[int, bool], rules: list[LayerRule]) -> 
             f"Layer {layer.name} is a BatchNormalization: it mixes the examples of a batch, so no "
             "example has a gradient of its own; use LayerNormalization or GroupNormalization."
         )
-    if by_record[id(layer)] and (rule := rule_for(layer)) is not None:
+    if calls.by_record[id(layer)] and (rule := rule_for(layer)) is not None:
         rules.append(LayerRule(layer, rule))
         return []
     children = children_of(layer)
     inside = {id(v) for child in children for v in child.trainable_variables}
     waiting = [v for v in layer.trainable_variables if id(v) not in inside]
     for child in children:
-        waiting += _collect(child, by_record, rules)
-    if not waiting or not by_record[id(layer)]:
+        waiting += _collect(child, calls, rules)
+    if not waiting or not calls.by_record[id(layer)]:
         return waiting
-    if draws_random_numbers(layer):
+    if calls.draws(layer):
         raise InputError(
             f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
             "per-example rule: move the noise into a layer without variables, or register a rule."

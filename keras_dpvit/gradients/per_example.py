@@ -128,9 +128,7 @@ def _backward(
     flat = [call for of_one in calls for call in of_one]
     gradients = tape.gradient(total, [call.output for call in flat], unconnected_gradients="zero")
     for call, gradient in zip(flat, gradients, strict=True):
-        # A vectorised loss gathers its records: its gradient comes as slices of unknown shape.
-        call.gradient = tf.convert_to_tensor(gradient)
-        call.gradient.set_shape(call.output.shape)
+        call.gradient = tf.nest.map_structure(_as_tensor, call.output, gradient)
     if rows > 1:
         usable = _usable_rows(flat, losses, present)
         calls = [
@@ -140,6 +138,13 @@ def _backward(
     parts = joined(rules, calls)
     factors = [part.factors([calls[index] for index in members]) for part, members in parts]
     return parts, factors, losses, aux
+
+
+def _as_tensor(output: Any, gradient: Any) -> Any:
+    """A gradient as a tensor of its output's shape: a vectorised loss gives unknown slices."""
+    tensor = tf.convert_to_tensor(gradient)
+    tensor.set_shape(output.shape)
+    return tensor
 
 
 def _compiled(backward: Callable[[], _Found]) -> _Found:
@@ -171,7 +176,7 @@ def _usable_rows(calls: list[LayerCall], losses: Any, present: Any) -> Any:
     if present is not None:
         usable &= present
     for call in calls:
-        for leaf in (*tf.nest.flatten((call.args, call.kwargs)), call.gradient):
+        for leaf in tf.nest.flatten((call.args, call.kwargs, call.gradient, call.extra)):
             if tf.is_tensor(leaf) and leaf.shape.rank and leaf.dtype.is_floating:
                 flat = tf.reshape(leaf, (tf.shape(losses)[0], -1))
                 usable &= tf.reduce_all(tf.math.is_finite(flat), axis=1)
@@ -186,8 +191,9 @@ def _cleaned(call: LayerCall, usable: Any) -> LayerCall:
             return leaf
         return _rows_or_zeros(leaf, usable)
 
-    args, kwargs = tf.nest.map_structure(clean, (call.args, call.kwargs))
-    return LayerCall(args, kwargs, None, clean(call.gradient))
+    parts = call.args, call.kwargs, call.gradient, call.extra
+    args, kwargs, gradient, extra = tf.nest.map_structure(clean, parts)
+    return LayerCall(args, kwargs, None, gradient, extra)
 
 
 def _rows_or_zeros(tensor: Any, usable: Any) -> Any:
@@ -208,6 +214,7 @@ def _row_by_row(call: LayerCall, rows: int) -> list[LayerCall]:
 
     parts = []
     for index in range(rows):
-        args, kwargs = tf.nest.map_structure(row(index), (call.args, call.kwargs))
-        parts.append(LayerCall(args, kwargs, None, row(index)(call.gradient)))
+        own = call.args, call.kwargs, call.gradient, call.extra
+        args, kwargs, gradient, extra = tf.nest.map_structure(row(index), own)
+        parts.append(LayerCall(args, kwargs, None, gradient, extra))
     return parts

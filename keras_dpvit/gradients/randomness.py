@@ -1,5 +1,7 @@
 """Finds the generators that layers draw random numbers from."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -21,6 +23,26 @@ def seed_generators(layer: Any) -> list[Any]:
         for value in list(vars(part).values()):
             _collect(value, found)
     return list(found.values())
+
+
+@contextlib.contextmanager
+def draws_noticed(generators: list[Any], note: Callable[[Any], None]) -> Iterator[None]:
+    """Within the context, `note` is called with each generator that is asked for a seed."""
+
+    def noticed(generator: Any, draw: Callable[..., Any]) -> Callable[..., Any]:
+        def next_seed(*args: Any, **kwargs: Any) -> Any:
+            note(generator)
+            return draw(*args, **kwargs)
+
+        return next_seed
+
+    for generator in generators:
+        generator.next = noticed(generator, generator.next)
+    try:
+        yield
+    finally:
+        for generator in generators:
+            del generator.next
 
 
 def _collect(value: Any, found: dict[int, Any]) -> None:

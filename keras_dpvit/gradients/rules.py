@@ -17,15 +17,17 @@ class LayerCall:
 
     Attributes:
         args, kwargs: what the layer's `call` was given.
-        output: the tensor whose gradient the rule wants, `(records, ...)`.
+        output: the tensor, or several, whose gradient the rule wants, `(records, ...)`.
         gradient: gradient of the summed loss in `output`, once it is known. Its row i belongs to
             record i alone, for nothing in the model crosses examples.
+        extra: tensors `(records, ...)` that a rule which replaces the call keeps from it.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any = None
     gradient: Any = None
+    extra: Any = ()
 
     @property
     def inputs(self) -> Any:
@@ -56,6 +58,9 @@ class GradientRule(abc.ABC):
     # Name of an attribute holding a function that `call` applies last, if `output` is wanted
     # before it.
     tap: str | None = None
+
+    # True if the rule calls the layer itself, by `call(layer, record)`, to see inside it.
+    replaces_call: bool = False
 
     # Attributes that hold the layer's variables, in the order of `layer.trainable_variables`; one
     # may be None or missing.
@@ -88,6 +93,13 @@ class GradientRule(abc.ABC):
         """True if the rule knows this layer's options; if not, the fallback serves it."""
         del layer
         return True
+
+    def call(self, layer: Any, record: LayerCall) -> Any:
+        """The layer's output for `record.args`, where the rule `replaces_call`.
+
+        It sets `record.output` and `record.extra`.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:

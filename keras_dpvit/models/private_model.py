@@ -102,20 +102,27 @@ class PrivatelyTrainable(_Base):
     _release_id: str = ""
     _from_file: bool = False
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
         self._observe()
         self.past_ledger = self.own_ledger()
         self.private_trainer = None
         make_trainer = getattr(optimizer, "private_trainer", None)
         if make_trainer is None:
-            super().compile(optimizer, *args, **kwargs)
+            super().compile(optimizer, loss, loss_weights, *args, **kwargs)
             return
         jit_compile = kwargs.pop("jit_compile", "auto")
         # The step jits its inner part alone (static shapes), and unscales nothing.
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
-        super().compile(optimizer, *args, **kwargs)
-        self.private_trainer = make_trainer(self, jit_compile)
+        super().compile(optimizer, loss, loss_weights, *args, **kwargs)
+        self.private_trainer = make_trainer(self, jit_compile, loss_weights)
         self.renew_release_id()
         self._compiled_part = self.trainable_part
 

@@ -1,4 +1,4 @@
-"""A run of several trainings on disk, so that the same command goes on where it was stopped."""
+"""A run of several trainings on disk, so that the same command resumes it."""
 
 import csv
 import dataclasses
@@ -54,7 +54,7 @@ class KeptRun:
             name = other[0]
             raise InputError(
                 f"checkpoint_dir={directory!r} holds a run with --{name}={kept.get(name)}, not "
-                f"{flags[name]}: give the same flags to go on, or another directory."
+                f"{flags[name]}: give the same flags to resume it, or another directory."
             )
 
     def parts(self, draw: Callable[[], Array], num_records: int) -> Array:
@@ -91,7 +91,7 @@ class KeptMember:
     directory: pathlib.Path
 
     def recorder(self) -> Any:
-        """The callback that keeps the training's curves as it goes on."""
+        """The callback that keeps the training's curves while it lasts."""
         return keras.callbacks.CSVLogger(str(self.directory / _CURVES), append=True)
 
     def curves(self) -> dict[str, list[float]]:

@@ -110,7 +110,7 @@ def train_all(
         preset: name of the network's size.
         plans: one for each member.
         settings: of the run.
-        kept: where the run is kept while it lasts; members that are there go on or are done.
+        kept: where the run is kept while it lasts; members that are there resume or are done.
 
     Returns:
         The trained members and what `fit` showed of each.

@@ -38,26 +38,31 @@ class Augmentation:
             mirror=_validate.true_or_false,
         )
 
-    def apply(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Any, Any, Any]:
+    def apply(
+        self, x: Any, y: Any, weights: Any, present: Any, seed: Any
+    ) -> tuple[Any, Any, Any, Any]:
         """The copies of a batch, record by record.
 
         Args:
             x: images `(rows, height, width, channels)`.
-            y: labels `(rows, ...)`.
+            y: labels `(rows, ...)`, one tensor for each output.
+            weights: float32 `(rows, ...)`.
             present: bool `(rows,)`.
             seed: int tensor of 2; the same seed alters the same way.
 
         Returns:
-            The three with `rows * copies` rows.
+            The four with `rows * copies` rows.
         """
-        x, y, present = (tf.repeat(tensor, self.copies, axis=0) for tensor in (x, y, present))
+        x, y, weights, present = tf.nest.map_structure(
+            lambda tensor: tf.repeat(tensor, self.copies, axis=0), (x, y, weights, present)
+        )
         seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
         for axis, own in ((1, seeds[0]), (2, seeds[1])):
             x = self._moved(x, axis, own)
         if self.mirror:
             mirrored = tf.random.stateless_uniform(tf.shape(x)[:1], seeds[2]) < 0.5
             x = tf.where(mirrored[:, None, None, None], tf.reverse(x, [2]), x)
-        return x, y, present
+        return x, y, weights, present
 
     def _moved(self, x: Any, axis: int, seed: Any) -> Any:
         side = x.shape[axis]

@@ -1,5 +1,6 @@
 """From sampled records to a batch: microbatches, and padding."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,10 +10,10 @@ import numpy as np
 from keras_dpvit._types import Array
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training.sources import Source
+from keras_dpvit.training.sources import Rows, Source
 
-# Images, labels, and which rows are records: `microbatches * rows_per_microbatch` rows.
-Batch = tuple[Array, Array, Array]
+# x, y, weights, and which rows are records: `microbatches * rows_per_microbatch` rows.
+Batch = tuple[Any, Any, Array, Array]
 
 
 def rows_per_microbatch(plan: PrivacyPlan) -> int:
@@ -43,14 +44,14 @@ def sampled_batches(
     while True:
         rows = sampler.sample(source.num_records, step)
         if plan.microbatch_size == 1:
-            yield source.take(rows)
+            yield source.take(rows).parts()
         else:
-            yield _microbatches(plan, source, rows, key, step)
+            yield _microbatches(plan, source, rows, key, step).parts()
         step += 1
 
 
-def some_records(source: Source, count: int = 8) -> tuple[Array, Array]:
-    """Images and labels of the first records and the last, which is likely of another class.
+def some_records(source: Source, count: int = 8) -> Rows:
+    """The first records and the last, which is likely of another class.
 
     A source without records gives its blank example.
     """
@@ -58,10 +59,10 @@ def some_records(source: Source, count: int = 8) -> tuple[Array, Array]:
         return source.example()
     rows = np.arange(min(count, source.num_records))
     rows[-1] = source.num_records - 1
-    return source.take(rows)[:2]
+    return source.take(rows)
 
 
-def _microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, step: int) -> Batch:
+def _microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, step: int) -> Rows:
     """Each record goes to a microbatch drawn for itself, whoever else is in the sample.
 
     Packing by position instead would let one record shift all the others.
@@ -75,10 +76,11 @@ def _microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, st
         if filled[number] < room:
             places[number, filled[number]] = index
             filled[number] += 1
-    x, y, usable = source.take(rows)
-    present = (places >= 0) & np.append(usable, False)[places]
+    found = source.take(rows)
+    present = (places >= 0) & np.append(found.present, False)[places]
     places = _filled(places, present).reshape(-1)
-    return _spread(x, places), _spread(y, places), present.reshape(-1)
+    spread = found.map(lambda values: _spread(values, places))
+    return dataclasses.replace(spread, present=present.reshape(-1))
 
 
 def _filled(places: Array, present: Array) -> Array:
@@ -100,8 +102,9 @@ def _spread(values: Array, places: Array) -> Array:
 
 def signature(source: Source) -> Any:
     """TensorFlow's description of the batches."""
+    import keras
     import tensorflow as tf
 
-    x, y = source.example()
-    present = np.ones(1, bool)
-    return tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y, present))
+    return keras.tree.map_structure(
+        lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), source.example().parts()
+    )

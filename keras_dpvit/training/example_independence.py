@@ -11,6 +11,7 @@ from keras.src.random.seed_generator import global_seed_generator
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.randomness import seed_generators
+from keras_dpvit.layers.model_structure import inputs_for, inputs_of
 from keras_dpvit.training import traced_pass
 
 _SIZES = (8, 5)  # of the batches
@@ -64,10 +65,11 @@ def check_examples_independent(
     instead.
 
     Args:
-        model: a built Keras model with one input and one output.
+        model: a built Keras model.
         losses: a per-example loss of `(labels, outputs)`, checked along with the model.
-        labels: labels of some records, for `losses`.
-        images: the images of those records; random ones if None.
+        labels: labels of some records, for `losses`, in the structure of the outputs.
+        images: the inputs of those records, in the structure that the model takes; random ones
+            if None.
 
     Raises:
         InputError: if a record depends on another record or on its position, if random numbers
@@ -106,8 +108,10 @@ class _Trial:
         self._rng = np.random.default_rng()
         most = max(_SIZES)
         self._images = _images(model, images, most, self._rng)
-        labels = np.zeros(1, "int64") if losses is None or labels is None else np.asarray(labels)
-        self._labels = np.resize(labels, (most, *labels.shape[1:]))
+        labels = np.zeros(1, "int64") if losses is None or labels is None else labels
+        self._labels = keras.tree.map_structure(
+            lambda own: np.resize(np.asarray(own), (most, *np.shape(own)[1:])), labels
+        )
         # Must exist before a pass is traced, which may make no variable.
         self._global_state = global_seed_generator().state
         self._global_before = self._global_state.numpy()
@@ -115,9 +119,9 @@ class _Trial:
         self._before: dict[int, tuple[Any, Any]] = {}
         self._pass = self._traced(training=True)
         self._draw()
-        if not np.isfinite(self._run(self._images, self._labels)[-1]).any():
-            # Nothing would be seen: exp(255) is infinite, exp(1) is not.
-            self._images = _within_one(self._images)
+        if not self._can_be_run():
+            # Nothing would be seen: exp(255) is infinite, exp(1) is not, and a table may be short.
+            self._images = keras.tree.map_structure(_within_one, self._images)
         self._rows = self._which_have_rows()
 
     def _traced(self, training: bool) -> traced_pass.TracedPass:
@@ -129,7 +133,13 @@ class _Trial:
                 self._before[id(handle)] = handle, traced_pass.read_variable(handle)
         return traced
 
-    def _run(self, images: Array, labels: Array) -> list[Array]:
+    def _can_be_run(self) -> bool:
+        try:
+            return bool(np.isfinite(self._run(self._images, self._labels)[-1]).any())
+        except tf.errors.InvalidArgumentError:
+            return False
+
+    def _run(self, images: Any, labels: Any) -> list[Array]:
         """A pass under the current draw of the generators' states."""
         for state, value in zip(self._states, self._drawn, strict=True):
             state.assign(value)
@@ -141,12 +151,13 @@ class _Trial:
     def _which_have_rows(self) -> list[bool]:
         """True for each tensor whose first axis is the batch, whatever its size."""
         self._draw()
-        found = [self._run(self._images[:size], self._labels[:size]) for size in _SIZES]
+        found = [self._run(*self._rows_of(slice(size))) for size in _SIZES]
         rows = [
             all(t.ndim and len(t) == size for t, size in zip(pair, _SIZES, strict=True))
             for pair in zip(*found, strict=True)
         ]
-        for name, has_rows in zip(self._pass.names[-2:], rows[-2:], strict=True):
+        last = -1 - self._pass.num_outputs
+        for name, has_rows in zip(self._pass.names[last:], rows[last:], strict=True):
             if not has_rows:
                 raise InputError(
                     f"The {name} must have one row for each example, got shapes "
@@ -154,6 +165,11 @@ class _Trial:
                     f"{_SIZES}: keep the first axis."
                 )
         return rows
+
+    def _rows_of(self, which: Any) -> tuple[Any, Any]:
+        """Some rows of the batch and their labels."""
+        images, labels = keras.tree.map_structure(lambda a: a[which], (self._images, self._labels))
+        return images, labels
 
     def repeat(self) -> None:
         """The same batch under the same states gives the same results."""
@@ -171,7 +187,7 @@ class _Trial:
         for draw in range(draws):
             for size in _SIZES:
                 self._draw()
-                images, labels = self._images[:size], self._labels[:size]
+                images, labels = self._rows_of(slice(size))
                 clean = self._run(images, labels)
                 for row in range(size):
                     for found in self._spoiled(images, labels, row, thoroughly=draw == 0):
@@ -181,23 +197,37 @@ class _Trial:
                                 raise InputError(_MIXES.format(where=f"The {where}"))
 
     def _spoiled(
-        self, images: Array, labels: Array, row: int, thoroughly: bool
+        self, images: Any, labels: Any, row: int, thoroughly: bool
     ) -> Iterator[list[Array]]:
         """Results of a pass with one row spoiled, in one way after the other."""
-        integers = not np.issubdtype(images.dtype, np.floating)
-        signs = self._rng.choice([-1.0, 1.0], images.shape[1:])
-        ways = ((np.nan, np.nan), (_LARGE * signs, 1e30), (images[row], np.nan))
-        for pixels, label in ways if thoroughly else ways[:1]:
-            bad_images, bad_labels = images.copy(), labels.copy()
-            bad_labels[row] = _other_label(labels, row, label)
-            # Numbers that may have to stay within a range: those of the batch, mixed up.
-            ordinary = self._rng.permutation(images.ravel())[: images[row].size]
-            bad_images[row] = ordinary.reshape(images[row].shape) if integers else pixels
+        # Other numbers and a bad label; large numbers and label; the row's own and a bad label.
+        ways = ((np.nan, np.nan), (_LARGE, 1e30), (None, np.nan))
+        for value, label in ways if thoroughly else ways[:1]:
+            bad_labels = keras.tree.map_structure(
+                lambda own, label=label: _with_row(own, row, _other_label(own, row, label)), labels
+            )
+            bad_images = keras.tree.map_structure(
+                lambda own, value=value: self._spoiled_row(own, row, value), images
+            )
             try:
                 yield self._run(bad_images, bad_labels)
             except tf.errors.InvalidArgumentError:
-                bad_images[row] = ordinary.reshape(images[row].shape)
-                yield self._run(bad_images, bad_labels)
+                ordinary = keras.tree.map_structure(
+                    lambda own: _with_row(own, row, self._ordinary(own)), images
+                )
+                yield self._run(ordinary, bad_labels)
+
+    def _spoiled_row(self, images: Array, row: int, value: float | None) -> Array:
+        if not np.issubdtype(images.dtype, np.floating):
+            return _with_row(images, row, self._ordinary(images))
+        if value is None:
+            return images
+        return _with_row(images, row, value * self._rng.choice([-1.0, 1.0], images.shape[1:]))
+
+    def _ordinary(self, images: Array) -> Array:
+        """Numbers for a row that may have to stay within a range: those of the batch, mixed up."""
+        mixed = self._rng.permutation(images.ravel())[: images[0].size]
+        return np.asarray(mixed.reshape(images.shape[1:]))
 
     def move(self) -> None:
         """Examples in another order give the same results in that order."""
@@ -207,7 +237,7 @@ class _Trial:
             if self._pass.draws:
                 return
         first = self._run(self._images, self._labels)
-        second = self._run(self._images[_MOVED], self._labels[_MOVED])
+        second = self._run(*self._rows_of(_MOVED))
         for name, has_rows, a, b in zip(self._pass.names, self._rows, first, second, strict=True):
             if not has_rows or name.startswith("gradient"):
                 continue
@@ -249,25 +279,49 @@ class _Trial:
         self._global_state.assign(self._global_before)
 
 
-def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> Array:
-    """A batch of images in the type that the model takes, finite."""
-    inputs = getattr(getattr(model, "network", model), "inputs", None)
-    dtype = keras.backend.standardize_dtype(inputs[0].dtype if inputs else "float32")
-    integers = not dtype.startswith(("float", "bfloat"))
-    if given is None or not np.size(given):
-        most = 2 if integers else 255
-        found = rng.uniform(0, most, (count, *model.input_shape[1:]))
-    else:
-        given = np.asarray(given)
-        found = np.nan_to_num(given.astype("float32"), posinf=0.0, neginf=0.0)
-        found = np.resize(found, (count, *given.shape[1:]))
-    return found.astype(dtype if integers else "float32")
+def _images(model: Any, given: Any, count: int, rng: np.random.Generator) -> Any:
+    """A batch of inputs in the types that the model takes, finite."""
+    inputs = inputs_of(model)
+    types = [keras.backend.standardize_dtype(t.dtype) for t in keras.tree.flatten(inputs)]
+    if given is None or not all(np.size(own) for own in keras.tree.flatten(given)):
+        drawn = [
+            rng.uniform(0, 255 if _is_float(kind) else 2, (count, *tensor.shape[1:]))
+            for kind, tensor in zip(types, keras.tree.flatten(inputs), strict=True)
+        ]
+        found = [
+            own.astype("float32" if _is_float(kind) else kind)
+            for own, kind in zip(drawn, types, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(inputs, found)
+    taken = [keras.backend.standardize_dtype(t.dtype) for t in inputs_for(model, given)]
+    found = [
+        _finite(np.asarray(own), "float32" if _is_float(kind) else kind, count)
+        for own, kind in zip(keras.tree.flatten(given), taken, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(given, found)
+
+
+def _is_float(kind: str) -> bool:
+    return kind.startswith(("float", "bfloat"))
+
+
+def _finite(given: Array, kind: str, count: int) -> Array:
+    """As many rows as wanted, of a type, and finite."""
+    found = np.nan_to_num(given.astype("float32"), posinf=0.0, neginf=0.0)
+    return np.resize(found, (count, *given.shape[1:])).astype(kind)
+
+
+def _with_row(rows: Array, row: int, value: Any) -> Array:
+    """A copy with one row replaced."""
+    found = rows.copy()
+    found[row] = value
+    return found
 
 
 def _within_one(images: Array) -> Array:
-    """Images of floats with the largest scaled down to 1; others as they are."""
+    """Images of floats with the largest scaled down to 1; whole numbers as 0 and 1."""
     if not np.issubdtype(images.dtype, np.floating):
-        return images
+        return images % 2
     return np.asarray(images / np.maximum(np.abs(images).max(initial=0.0), images.dtype.type(1)))
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.model_structure import as_tuples
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import sources
+from keras_dpvit.training.labels import ClassNumbers, check_range, class_numbers
 
 
 class ExternalBatches:
@@ -21,13 +24,13 @@ class ExternalBatches:
     Args:
         model: a built Keras model with one input and one output.
         plan: the `PrivacyPlan`.
-        x: `tf.data.Dataset` of batches (images, labels), with an end.
+        x: `tf.data.Dataset` of batches (x, y) or (x, y, weights), with an end.
         y: None.
 
     Attributes:
-        data: a `tf.data.Dataset` of batches (images, labels, which rows count). An integer label
-            that is none of the classes is 0 there, and its row does not count.
-        some_records: images and labels of a few records.
+        data: a `tf.data.Dataset` of batches (x, y, weights, which rows count). A label that is
+            none of the classes is 0 there, and its row does not count.
+        some_records: a few records, as `Rows`.
 
     Raises:
         InputError: on anything else, and on a data set that repeats one.
@@ -38,14 +41,15 @@ class ExternalBatches:
         first = next(iter(x.take(1)), None)
         if first is None:
             raise InputError("x must hold at least one batch, got none.")
-        images, labels = first
-        sources.check_images(images.numpy(), tuple(model.input_shape[1:]))
+        first = keras.tree.map_structure(lambda tensor: tensor.numpy(), tuple(first))
+        self._arrange = sources.arrangement(model)
+        images, labels = first[0], self._arrange(first[1])
+        sources.check_inputs(model, images)
         self._plan = plan
-        self._classes = sources.num_classes_of(model, labels.numpy()[:1])
-        if self._classes is not None:
-            sources.check_labels(labels.numpy(), self._classes, 0.5)
-            labels = self._in_range(labels)[0]
-        self.some_records = images.numpy()[:8], labels.numpy()[:8]
+        self._numbers = class_numbers(model, labels)
+        for numbers, label in zip(self._numbers, keras.tree.flatten(labels), strict=True):
+            check_range(numbers, label, 0.5)
+        self.some_records = self._few(images, labels)
         self._rows = 0
         counted = x.scan(np.int64(0), self._count)
         self.data = counted.map(self._marked).prefetch(2)
@@ -59,23 +63,34 @@ class ExternalBatches:
             )
 
     def _count(self, before: Any, batch: Any) -> tuple[Any, Any]:
-        rows = before + tf.cast(tf.shape(batch[1])[0], tf.int64)
+        rows = before + tf.cast(tf.shape(keras.tree.flatten(batch[1])[0])[0], tf.int64)
         return rows, (rows, *batch)
 
-    def _marked(self, rows: Any, images: Any, labels: Any) -> tuple[Any, Any, Any]:
-        counted = tf.py_function(self._check_rows, [rows], tf.bool)
-        with tf.control_dependencies([counted]):
-            present = tf.ones(tf.shape(labels)[:1], tf.bool)
-        if self._classes is None:
-            return images, labels, present
-        kept, in_range = self._in_range(labels)
-        return images, kept, present & in_range
+    def _few(self, images: Any, labels: Any) -> sources.Rows:
+        """The first rows of a batch of arrays."""
+        images, labels = keras.tree.map_structure(lambda part: part[:8], (images, labels))
+        flat = keras.tree.flatten(labels)
+        present = np.ones(len(flat[0]), bool)
+        for numbers, label in zip(self._numbers, flat, strict=True):
+            present &= ~numbers.outside(label)
+        kept = [n.kept(label, present) for n, label in zip(self._numbers, flat, strict=True)]
+        labels = keras.tree.pack_sequence_as(labels, kept)
+        return sources.Rows(images, labels, np.ones(len(present), "float32"), present)
 
-    def _in_range(self, labels: Any) -> tuple[Any, Any]:
-        """Labels with 0 in place of those that are none of the classes, and which rows are kept."""
-        kept = (labels >= 0) & (labels < tf.cast(self._classes, labels.dtype))
-        numbers = tf.where(kept, labels, tf.zeros([], labels.dtype))
-        return tf.cast(numbers, tf.int64), tf.reshape(kept, [-1])
+    def _marked(self, rows: Any, images: Any, labels: Any, weights: Any = None) -> Any:
+        counted = tf.py_function(self._check_rows, [rows], tf.bool)
+        labels = self._arrange(labels)
+        flat = keras.tree.flatten(labels)
+        with tf.control_dependencies([counted]):
+            present = tf.ones(tf.shape(flat[0])[:1], tf.bool)
+        for numbers, label in zip(self._numbers, flat, strict=True):
+            present &= _in_range(numbers, label)
+        kept = [_kept(n, label, present) for n, label in zip(self._numbers, flat, strict=True)]
+        if weights is None:
+            weights = tf.ones_like(present, tf.float32)
+        weights = tf.cast(weights, tf.float32)
+        labels = as_tuples(keras.tree.pack_sequence_as(labels, kept))
+        return images, labels, weights, present
 
     def _check_rows(self, rows: Any) -> bool:
         self._rows = int(rows)
@@ -87,6 +102,24 @@ class ExternalBatches:
         return True
 
 
+def _in_range(numbers: ClassNumbers, labels: Any) -> Any:
+    """Which rows have no label outside of the classes, bool `(rows,)`; as `numbers.outside`."""
+    if numbers.classes is None:
+        return tf.ones(tf.shape(labels)[:1], tf.bool)
+    inside = (labels >= 0) & (labels < tf.cast(numbers.classes, labels.dtype))
+    if numbers.ignored is not None:
+        inside |= labels == tf.cast(numbers.ignored, labels.dtype)
+    return tf.reduce_all(inside, axis=list(range(1, labels.shape.rank)))
+
+
+def _kept(numbers: ClassNumbers, labels: Any, present: Any) -> Any:
+    """Labels with 0 in place of those of absent rows; as `numbers.kept`."""
+    if numbers.classes is None:
+        return labels
+    rows = tf.reshape(present, (-1, *[1] * (labels.shape.rank - 1)))
+    return tf.cast(tf.where(rows, labels, tf.zeros([], labels.dtype)), tf.int64)
+
+
 def _check(x: Any, y: Any) -> None:
     if not isinstance(x, tf.data.Dataset) or y is not None:
         raise InputError(
@@ -94,8 +127,8 @@ def _check(x: Any, y: Any) -> None:
             f"as x and no y, got {type(x).__name__}; arrays are better given to a plan that "
             "samples them itself."
         )
-    if not isinstance(x.element_spec, tuple) or len(x.element_spec) != 2:
-        raise InputError("x must give batches of (images, labels), without sample weights.")
+    if not isinstance(x.element_spec, tuple) or len(x.element_spec) not in (2, 3):
+        raise InputError("x must give batches of (images, labels) or (images, labels, weights).")
     if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise InputError("x must have an end: what a pass costs is counted by passes.")
     if any(_repeats(part) for part in _ancestors(x)):

@@ -52,14 +52,9 @@ def check_fit_arguments(plan: PrivacyPlan, arguments: dict[str, Any]) -> None:
             f"batch_size is the plan's ({plan.batch_size}), got {batch_size}: leave it out, or set "
             "physical_batch_size to save memory."
         )
-    refused = {
-        "sample_weight": "weigh records in the loss before it reaches fit",
-        "class_weight": "weigh classes in the loss",
-        "validation_split": "pass validation_data",
-        "steps_per_epoch": "the plan's sampling decides it",
-    }
-    for name, advice in refused.items():
-        value = arguments.pop(name, None)
-        if value is not None and not (name == "validation_split" and value == 0.0):
-            raise InputError(f"{name} cannot be used in private training: {advice}.")
+    steps = arguments.pop("steps_per_epoch", None)
+    if steps not in (None, plan.steps_per_epoch):
+        raise InputError(
+            f"steps_per_epoch is the plan's ({plan.steps_per_epoch}), got {steps}: leave it out."
+        )
     arguments.pop("shuffle", None)

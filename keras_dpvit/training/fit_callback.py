@@ -19,6 +19,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
     Args:
         trainer: the `PrivateTrainer`.
         epochs: int, epochs that `fit` was asked for.
+        initial_epoch: int, the number of the first of them.
 
     Attributes:
         initial_epoch: int, for Keras; above 0 in a run that is resumed.
@@ -26,14 +27,15 @@ class PrivateFitCallback(keras.callbacks.Callback):
         steering: the `Steering` of the run's callbacks, or None.
     """
 
-    def __init__(self, trainer: Any, epochs: int) -> None:
+    def __init__(self, trainer: Any, epochs: int, initial_epoch: int = 0) -> None:
         super().__init__()
         self._trainer = trainer
         self._checkpoint: Checkpoint | None = None
         self._epochs = epochs
         self._first_step = trainer.state.steps_taken
-        self._last_step = self._first_step + epochs * trainer.plan.steps_per_epoch
-        self.initial_epoch = 0
+        steps = (epochs - initial_epoch) * trainer.plan.steps_per_epoch
+        self._last_step = self._first_step + steps
+        self.initial_epoch = initial_epoch
         self.resumed = False
         self.steering: Steering | None = None
 
@@ -180,7 +182,7 @@ class PrivateFitCallback(keras.callbacks.Callback):
                 each = trainer.plan.steps_per_epoch
             trainer.state.steps.assign(-(-taken // each) * each)
         done = trainer.state.steps_taken - self._first_step
-        self.initial_epoch = done // trainer.plan.steps_per_epoch
+        self.initial_epoch += done // trainer.plan.steps_per_epoch
         if trainer.plan_is_spent or trainer.state.steps_taken >= self._last_step:
             self.initial_epoch = self._epochs  # not one step more
 

@@ -33,12 +33,12 @@ class _PrivateOptimizer:
                 "steps give the plan a larger batch_size."
             )
 
-    def private_trainer(self, model: Any, jit_compile: Any) -> Any:
+    def private_trainer(self, model: Any, jit_compile: Any, loss_weights: Any = None) -> Any:
         """Called by a model's `compile`: the object that trains it under the plan."""
         from keras_dpvit.training.trainer import PrivateTrainer
 
         self._check_accumulation()
-        return PrivateTrainer(model, self, self.plan, jit_compile)
+        return PrivateTrainer(model, self, self.plan, jit_compile, loss_weights)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies private gradients.

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_dpvit import _validate
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.model_structure import outputs_of
 from keras_dpvit.privacy.plan import PrivacyPlan
 
 LOSS, ACCURACY = "private_loss", "private_accuracy"
@@ -129,7 +130,7 @@ class MetricSums:
 
 
 def metric_sums(
-    private_metrics: Any, plan: PrivacyPlan, model: Any, labels: Array
+    private_metrics: Any, plan: PrivacyPlan, model: Any, labels: Any
 ) -> MetricSums | None:
     """The sums that a model's training releases.
 
@@ -137,7 +138,7 @@ def metric_sums(
         private_metrics: `PrivateMetrics` or None.
         plan: the plan that pays.
         model: a compiled Keras model.
-        labels: of one record, for their shape and kind.
+        labels: of one record, for their shape and kind; in the structure of the outputs.
 
     Raises:
         InputError: if they are something else, or the plan cannot pay for them.
@@ -159,8 +160,12 @@ def metric_sums(
         )
     for mechanism, _ in plan.noise_segments(private_metrics.noise_ratio):
         mechanism.split_noise()  # refuses what leaves the gradient nothing
-    answers, threshold = _answers(model, labels)
-    classes = {"": 0, "binary": 2}.get(answers, int(model.output_shape[-1]))
+    outputs = outputs_of(model)
+    if keras.tree.is_nested(outputs):  # of several outputs the loss alone, weighted as compiled
+        answers, threshold, classes = "", 0.0, 0
+    else:
+        answers, threshold = _answers(model.loss, tuple(outputs.shape), labels)
+        classes = {"": 0, "binary": 2}.get(answers, int(outputs.shape[-1]))
     usual = 2 * math.log(classes) if classes > 1 else _LARGEST_LOSS
     chosen = private_metrics.max_loss
     return MetricSums(
@@ -171,14 +176,14 @@ def metric_sums(
     )
 
 
-def _answers(model: Any, labels: Array) -> tuple[str, float]:
+def _answers(loss: Any, output_shape: tuple[Any, ...], labels: Array) -> tuple[str, float]:
     """The kind of answers a model gives, from shapes, types and the loss' name alone."""
-    loss = keras.losses.get(model.loss)
+    loss = keras.losses.get(loss)
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", "")).lower()
     entropy = "crossentropy" in name
-    if len(model.output_shape) != 2 or not (entropy or labels.dtype.kind in "iub"):
+    if len(output_shape) != 2 or not (entropy or labels.dtype.kind in "iub"):
         return "", 0.0
-    classes, size = int(model.output_shape[-1]), math.prod(labels.shape[1:])
+    classes, size = int(output_shape[-1]), math.prod(labels.shape[1:])
     if classes == 1 and size == 1 and "binary" in name and entropy:
         return "binary", 0.0 if getattr(loss, "from_logits", False) else 0.5
     if classes > 1 and size == 1:

@@ -6,6 +6,7 @@ import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import layer_rules
+from keras_dpvit.layers.model_structure import inputs_of, outputs_of, shapes_of
 from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.training.example_independence import check_examples_independent
@@ -17,7 +18,7 @@ class DPModel(PrivatelyTrainable, keras.Model):
     """A Keras model that `fit` trains privately under a private optimizer.
 
     Args:
-        network: a built Keras model with one input and one output.
+        network: a built Keras model.
         trainable_part: "all", "head" or "bias", see `make_private`.
     """
 
@@ -43,11 +44,11 @@ class DPModel(PrivatelyTrainable, keras.Model):
 
     @property
     def input_shape(self) -> Any:
-        return self.network.input_shape
+        return shapes_of(inputs_of(self.network))
 
     @property
     def output_shape(self) -> Any:
-        return self.network.output_shape
+        return shapes_of(outputs_of(self.network))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.network.compute_output_shape(input_shape)
@@ -77,16 +78,16 @@ def make_private(model: Any, trainable: str = "all") -> DPModel:
     and so does a file, into which Keras writes no such choice.
 
     Args:
-        model: a built Keras model with one input and one output, whose examples do not mix; a
-            KerasHub classifier too, given images as its backbone takes them.
+        model: a built Keras model whose examples do not mix, of any inputs and outputs: a record
+            is one row of each. A KerasHub classifier too, given images as its backbone takes them.
         trainable: "all", whatever is trainable in the model; "head", only the layers outside of
             `model.backbone`, or the last layer with variables where there is no backbone; "bias",
             additive biases (variables named bias or beta) and the whole head, because a head of
             new classes starts from random weights (DP-BiTFiT, Bu et al. 2022).
 
     Raises:
-        InputError: if the model is not built, has several inputs or outputs or sides that are not
-            fixed, has a preprocessor that training would pass by, mixes examples (see
+        InputError: if the model is not built or has inputs of sides that are not fixed, has a
+            preprocessor that training would pass by, mixes examples (see
             `check_examples_independent`), or has a layer that cannot give per-example gradients
             (see `gradients.layer_rules`); if `trainable` is another word or leaves nothing.
 
@@ -116,11 +117,7 @@ def _check_network(model: Any) -> None:
         raise InputError(f"model is private already: {type(model).__name__}.")
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(f"model must be a built Keras model, got {model!r}.")
-    given, returned = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if not isinstance(given, tuple) or not isinstance(returned, tuple):
-        raise InputError("model must have one input and one output tensor.")
-    if None in given[1:]:
-        raise InputError(f"model must have an input of fixed sides, got {given}.")
+    outputs_of(model)  # refuses a model whose shapes are not known
     if getattr(model, "preprocessor", None) is not None:
         raise InputError(
             "model must have no preprocessor, because private training does not call it: "

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_dpvit.layers.inside import layers_inside
+from keras_dpvit.layers.model_structure import inputs_of, outputs_of, shapes_of
 
 _OURS = ("keras.", "keras_dpvit.")
 _COUNTED = re.compile(r'"name": "([a-z0-9_]+_\d+)"')
@@ -55,7 +56,8 @@ def recipe_of(model: Any, *others: Any) -> str | None:
         for part in content:
             if isinstance(part, dict):
                 part.pop("compile_config", None)
-        text = json.dumps([content, flags, model.input_shape, model.output_shape])
+        shapes = [repr(shapes_of(inputs_of(model))), repr(shapes_of(outputs_of(model)))]
+        text = json.dumps([content, flags, shapes])
     except (NotImplementedError, TypeError, ValueError):
         return None
     return _without_counts(text) if _names_known_parts_alone(content) else None

@@ -1,7 +1,8 @@
 """Sources of a training's records: arrays, random-access sources, Keras data sets."""
 
 import abc
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -9,9 +10,40 @@ import numpy as np
 
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.model_structure import as_tuples, inputs_for, output_names, outputs_of
+from keras_dpvit.training.labels import ClassNumbers, check_range, class_numbers
 
-_NAMES = ("images", "labels")  # of a record's two parts
 _FEW = 0.05  # of the labels may lie outside of the classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Records as a step takes them.
+
+    Attributes:
+        x: arrays `(records, ...)` in the structure that the model takes.
+        y: labels `(records, ...)` in the structure of its outputs.
+        weights: float32 `(records, ...)`, factors on the records' own losses.
+        present: bool `(records,)`, which of the records count.
+    """
+
+    x: Any
+    y: Any
+    weights: Array
+    present: Array
+
+    def parts(self) -> tuple[Any, Any, Array, Array]:
+        """All four, as a batch in a data set has them."""
+        return as_tuples(self.x), as_tuples(self.y), self.weights, self.present
+
+    def map(self, function: Callable[[Array], Array]) -> "Rows":
+        """The records with a function applied to each array."""
+        parts = self.x, self.y, self.weights, self.present
+        return Rows(*keras.tree.map_structure(function, parts))
+
+
+# A record's parts as they come from a source: x, y, and weights or None.
+_Parts = tuple[Any, Any, Any]
 
 
 class Source(abc.ABC):
@@ -19,18 +51,20 @@ class Source(abc.ABC):
 
     Attributes:
         num_records: int.
-        num_classes: int or None; integer labels must lie below it, and a record whose label does
-            not is taken as absent. `source_for` sets it.
+        numbers: of each output's labels the `ClassNumbers`; a record with a label outside of them
+            is taken as absent. None for labels that number nothing. `source_for` sets it.
+        arrange: brings labels into the structure of the model's outputs; `source_for` sets it.
     """
 
     num_records: int
-    num_classes: int | None = None
+    numbers: list[ClassNumbers] | None = None
+    arrange: Callable[[Any], Any] = staticmethod(lambda y: y)
 
-    def take(self, rows: Array) -> tuple[Array, Array, Array]:
-        """Images `(len(rows), height, width, channels)`, labels, and which of the records count.
+    def take(self, rows: Array) -> Rows:
+        """The records of these numbers.
 
         In the midst of a training, an end that one record brings about would tell of it. So a NaN
-        or an infinite pixel passes, and its gradient counts as zero; a label that is none of the
+        or an infinite value passes, and its gradient counts as zero; a label that is none of the
         classes becomes 0, and its record does not count.
 
         Args:
@@ -40,46 +74,70 @@ class Source(abc.ABC):
             InputError: if a record differs from the first in shape or type, or more than half of
                 the labels, and more than five, are none of the classes.
         """
-        images, labels = self._read(np.asarray(rows, int))
-        if self.num_classes is None:
-            return images, labels, np.ones(len(rows), bool)
-        check_labels(labels, self.num_classes, 0.5)
-        present = ~outside(labels, self.num_classes)
-        kept = present.reshape(-1, *[1] * (labels.ndim - 1))
-        return images, np.where(kept, labels, labels.dtype.type(0)).astype("int64"), present
+        rows = np.asarray(rows, int)
+        x, y, weights = self._read(rows)
+        y = self.arrange(y)
+        if weights is None:
+            weights = np.ones(len(rows), "float32")
+        present = np.ones(len(rows), bool)
+        if self.numbers is None:
+            return Rows(x, y, weights, present)
+        labels = keras.tree.flatten(y)
+        for own, label in zip(self.numbers, labels, strict=True):
+            check_range(own, label, 0.5)
+            present &= ~own.outside(label)
+        kept = [own.kept(label, present) for own, label in zip(self.numbers, labels, strict=True)]
+        return Rows(x, keras.tree.pack_sequence_as(y, kept), weights, present)
 
     @abc.abstractmethod
-    def _read(self, rows: Array) -> tuple[Array, Array]:
-        """As `take`, without a look at the labels' values."""
+    def _read(self, rows: Array) -> _Parts:
+        """The parts of these records, without a look at the labels' values."""
 
-    def example(self) -> tuple[Array, Array]:
-        """Images and labels of the first record, for shapes and types."""
-        return self.take(np.zeros(1, int))[:2]
+    def example(self) -> Rows:
+        """The first record, for shapes and types."""
+        return self.take(np.zeros(1, int))
 
 
 class ArraySource(Source):
-    """Records in two arrays."""
+    """Records in arrays.
 
-    def __init__(self, x: Array, y: Array) -> None:
-        self._x, self._y = x, y
-        self.num_records = len(x)
+    Args:
+        x: arrays `(records, ...)` in any structure.
+        y: labels, likewise.
+        weights: array `(records, ...)` or None.
+    """
 
-    def _read(self, rows: Array) -> tuple[Array, Array]:
-        return self._x[rows], self._y[rows]
+    def __init__(self, x: Any, y: Any, weights: Array | None = None) -> None:
+        self._parts = x, y, weights
+        self.num_records = len(keras.tree.flatten(x)[0])
 
-    def example(self) -> tuple[Array, Array]:
+    def _read(self, rows: Array) -> _Parts:
+        parts: _Parts = _map(lambda part: part[rows], self._parts)
+        return parts
+
+    def example(self) -> Rows:
         if self.num_records:
             return super().example()
-        x, y = self._x, self._y  # a private data set may be empty: then blanks stand for it
-        kind = y.dtype if self.num_classes is None else "int64"
-        return np.zeros((1, *x.shape[1:]), x.dtype), np.zeros((1, *y.shape[1:]), kind)
+        # A private data set may be empty: then blanks stand for it.
+        blanks = _map(lambda part: np.zeros((1, *part.shape[1:]), part.dtype), self._parts)
+        source = ArraySource(*blanks)
+        source.numbers, source.arrange = self.numbers, self.arrange
+        return source.example()
+
+
+def _map(function: Callable[[Array], Array], parts: Any) -> Any:
+    """A function of each array in a record's parts; absent weights stay absent."""
+    x, y, weights = parts
+    x, y = keras.tree.map_structure(function, (x, y))
+    return x, y, None if weights is None else function(weights)
 
 
 class RandomAccessSource(Source):
     """Anything with a length whose items are records, as `tfds.data_source` and array_record have.
 
     Args:
-        records: `records[i]` is a pair (image, label) or a mapping with "image" and "label".
+        records: `records[i]` is (x, y) or (x, y, weight), where x and y may be dicts or tuples of
+            arrays, or a mapping with "image" and "label".
 
     Raises:
         InputError: if an item is something else.
@@ -92,34 +150,51 @@ class RandomAccessSource(Source):
             raise InputError("x must hold at least one record, got none.")
         self._first = self._record(0)
 
-    def _read(self, rows: Array) -> tuple[Array, Array]:
-        stored = _room_for(len(rows), *self._first)
+    def _read(self, rows: Array) -> _Parts:
+        stored = _room_for(len(rows), self._first)
         for index, row in enumerate(rows):
-            for store, part, first, name in zip(
-                stored, self._record(int(row)), self._first, _NAMES, strict=True
-            ):
-                _check_like(part, first, name)
-                store[index] = part
+            _store(stored, index, self._record(int(row)), self._first)
         return stored
 
-    def _record(self, index: int) -> tuple[Array, Array]:
+    def _record(self, index: int) -> _Parts:
         record = self._records[index]
         if isinstance(record, Mapping) and {"image", "label"} <= set(record):
             record = record["image"], record["label"]
-        if not isinstance(record, (tuple, list)) or len(record) != 2:
+        if not isinstance(record, (tuple, list)) or len(record) not in (2, 3):
             raise InputError(
-                "x must give records as (image, label) or {'image': ..., 'label': ...}, got "
-                f"{type(record).__name__}."
+                "x must give records as (x, y), (x, y, weight) or {'image': ..., 'label': ...}, "
+                f"got {type(record).__name__}."
             )
-        return np.asarray(record[0]), np.asarray(record[1])
+        return _parts_of(record)
 
 
-def _room_for(records: int, image: Array, label: Array) -> tuple[Array, Array]:
+def _parts_of(found: Any) -> _Parts:
+    """x, y, and weights or None, as arrays."""
+    x, y = keras.tree.map_structure(np.asarray, (found[0], found[1]))
+    weights = found[2] if len(found) == 3 else None
+    return x, y, None if weights is None else np.asarray(weights, "float32")
+
+
+def _room_for(records: int, first: _Parts) -> _Parts:
     """Empty arrays for `records` records like the one given."""
-    return (
-        np.empty((records, *image.shape), image.dtype),
-        np.empty((records, *label.shape), label.dtype),
-    )
+    room: _Parts = _map(lambda part: np.empty((records, *part.shape), part.dtype), first)
+    return room
+
+
+def _store(stored: _Parts, place: Any, parts: _Parts, first: _Parts, rows: Any = None) -> None:
+    """Puts a record, or the rows of a batch, into its place; it must be like the first record."""
+    if (parts[2] is None) != (first[2] is None):
+        raise InputError("weights must be given with each record or with none.")
+    for name, into, found, like in zip(("x", "y", "weights"), stored, parts, first, strict=True):
+        if found is None:
+            continue
+        try:
+            keras.tree.assert_same_structure(found, like)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} must have one structure in all records.") from error
+        for store, part, one in zip(*map(keras.tree.flatten, (into, found, like)), strict=True):
+            _check_like(part if rows is None else part[0], one, name)
+            store[place] = part if rows is None else part[rows]
 
 
 def _check_like(part: Array, first: Array, name: str) -> None:
@@ -137,7 +212,8 @@ class PyDatasetSource(Source):
     that is sampled, once a step.
 
     Args:
-        dataset: `dataset[i]` is a pair (images, labels) of arrays.
+        dataset: `dataset[i]` is (x, y) or (x, y, weights), each an array, or for x and y a dict or
+            tuple of arrays.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset) -> None:
@@ -146,12 +222,12 @@ class PyDatasetSource(Source):
         if not batches:
             raise InputError("x must have at least one batch and an end, to be sampled from.")
         first = self._batch(0)
-        self._batch_size = len(first[0])
+        self._batch_size = _length(first)
         if not self._batch_size:
             raise InputError("x must hold at least one record, its first batch holds none.")
-        self._first = first[0][0], first[1][0]
+        self._first = _map(lambda part: part[0], first)
         self._last = batches - 1
-        last_size = len(self._batch(self._last)[0])
+        last_size = _length(self._batch(self._last))
         if last_size > self._batch_size:
             raise self._unequal()
         self.num_records = self._last * self._batch_size + last_size
@@ -161,78 +237,64 @@ class PyDatasetSource(Source):
             f"x must give batches of one size ({self._batch_size}), but for a smaller last one."
         )
 
-    def _batch(self, index: int) -> tuple[Array, Array]:
+    def _batch(self, index: int) -> _Parts:
         batch = self._dataset[index]
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise InputError("x must give batches as (images, labels), without sample weights.")
-        images, labels = np.asarray(batch[0]), np.asarray(batch[1])
-        if len(images) != len(labels):
-            raise InputError(
-                "x must give as many images as labels in each batch, got "
-                f"{len(images)} and {len(labels)}."
-            )
-        return images, labels
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            raise InputError("x must give batches as (x, y) or (x, y, weights).")
+        parts = _parts_of(batch)
+        lengths = {len(part) for part in keras.tree.flatten(parts) if part is not None}
+        if len(lengths) != 1:
+            raise InputError("x must give as many labels as images in each batch.")
+        return parts
 
-    def _read(self, rows: Array) -> tuple[Array, Array]:
+    def _read(self, rows: Array) -> _Parts:
         numbers, places = np.divmod(rows, self._batch_size)
-        stored = _room_for(len(rows), *self._first)
+        stored = _room_for(len(rows), self._first)
         for number in np.unique(numbers):
             batch = self._batch(int(number))
             mine = numbers == number
-            size = len(batch[0])
+            size = _length(batch)
             if places[mine].max() >= size or (number != self._last and size != self._batch_size):
                 raise self._unequal()
-            for store, part, first, name in zip(stored, batch, self._first, _NAMES, strict=True):
-                _check_like(part[0], first, name)
-                store[mine] = part[places[mine]]
+            _store(stored, mine, batch, self._first, places[mine])
         return stored
 
 
-def check_arrays(model: Any, x: Any, y: Any) -> tuple[Array, Array]:
-    """Images and labels as arrays that fit the model and each other.
+def _length(parts: _Parts) -> int:
+    return len(keras.tree.flatten(parts[0])[0])
+
+
+def check_arrays(model: Any, x: Any, y: Any, weights: Any) -> _Parts:
+    """Records as arrays that fit the model and each other.
 
     Args:
-        model: a built Keras model with one input and one output.
-        x: array `(records, *model.input_shape[1:])`.
-        y: array `(records, ...)`.
+        model: a built Keras model.
+        x: arrays `(records, ...)` in the structure that the model takes.
+        y: labels `(records, ...)`.
+        weights: array `(records, ...)` or None.
 
     Raises:
-        InputError: on anything but arrays, shapes or types that do not fit, or more than a few
-            labels outside the model's classes. What single records hold ends nothing, because
-            an end would reveal it: they count as zero.
+        InputError: on anything but arrays, or shapes or types that do not fit. What single records
+            hold ends nothing, because an end would reveal it: they count as zero.
     """
-    if not hasattr(x, "shape") or not hasattr(y, "shape"):
+    leaves = keras.tree.flatten((x, y))
+    if not all(hasattr(leaf, "shape") for leaf in leaves):
+        kinds = " and ".join(type(part).__name__ for part in (x, y))
         raise InputError(
-            f"fit needs arrays x and y, got {type(x).__name__} and {type(y).__name__}: the plan "
-            "samples records itself and must be able to index them."
+            f"fit needs arrays x and y, got {kinds}: the plan samples records itself and must be "
+            "able to index them."
         )
-    x, y = np.asarray(x), np.asarray(y)
-    check_images(x, tuple(model.input_shape[1:]))
-    if len(x) != len(y):
+    parts = _parts_of((x, y, weights) if weights is not None else (x, y))
+    check_inputs(model, parts[0])
+    if len({len(part) for part in keras.tree.flatten(parts) if part is not None}) != 1:
         raise InputError("images and labels must have the same length, got different lengths.")
-    classes = num_classes_of(model, y)
-    if classes is not None:
-        check_labels(y, classes, _FEW)
-    return x, y
+    return parts
 
 
-def num_classes_of(model: Any, labels: Any) -> int | None:
-    """The number of classes, if labels are class numbers, one for each record; else None.
-
-    Whole numbers beside several outputs number classes, and so does whatever a sparse loss is
-    given; targets of a single output do not.
-
-    Args:
-        model: a compiled Keras model with one input and one output.
-        labels: anything with `shape` and `dtype`, the records along the first axis.
-    """
-    kind = np.dtype(getattr(labels.dtype, "as_numpy_dtype", labels.dtype))
-    classes = int(model.output_shape[-1])
-    if classes == 1 or any(side != 1 for side in labels.shape[1:]):
-        return None
-    loss = getattr(model, "loss", None)
-    name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)
-    return classes if np.issubdtype(kind, np.integer) or "sparse" in name else None
+def check_inputs(model: Any, x: Any) -> None:
+    """Raises `InputError` unless arrays are what a model takes, each for its input."""
+    for array, tensor in zip(keras.tree.flatten(x), inputs_for(model, x), strict=True):
+        check_images(array, tuple(tensor.shape[1:]))
 
 
 def check_images(images: Array, image_shape: tuple[Any, ...]) -> None:
@@ -245,60 +307,82 @@ def check_images(images: Array, image_shape: tuple[Any, ...]) -> None:
         raise InputError(f"images must be of real numbers, got {images.dtype}.")
 
 
-def outside(labels: Array, num_classes: int) -> Array:
-    """Mask of the records whose label is not one of the classes, bool `(records,)`."""
-    bad = ~((labels >= 0) & (labels < num_classes))  # a NaN is not in range, either
-    return np.asarray(bad.any(axis=tuple(range(1, labels.ndim))))
-
-
-def check_labels(labels: Array, num_classes: int, share: float) -> None:
-    """Refuses labels of another kind, and says nothing of those of a few records.
-
-    Args:
-        labels: int array, the records along the first axis.
-        num_classes: int.
-        share: float, of the records; more than it, and more than five, may not lie outside.
+def arrangement(model: Any) -> Callable[[Any], Any]:
+    """A function that brings labels into the structure of a model's outputs.
 
     Raises:
-        InputError: if they do. It names neither a record nor a label nor a count.
+        InputError: in the function, if there are not as many labels as outputs.
     """
-    bad = np.count_nonzero(outside(labels, num_classes))
-    if bad > 5 and bad > share * len(labels):
-        raise InputError(
-            f"labels must lie in 0..{num_classes - 1}: more than {100 * share:g} % of the labels "
-            f"lie outside 0..{num_classes - 1}."
-        )
+    outputs, names = outputs_of(model), output_names(model)
+
+    def arrange(y: Any) -> Any:
+        found = keras.tree.flatten(y)
+        if keras.tree.is_nested(outputs) and isinstance(y, dict):
+            found = [y[name] for name in names if name in y]
+        elif isinstance(outputs, dict):
+            found = []
+        if len(found) != len(names):
+            raise InputError(
+                f"y must have labels for each of {len(names)} outputs, as a dict by their names "
+                f"or in their order: {', '.join(names)}."
+            )
+        return keras.tree.pack_sequence_as(outputs, found)
+
+    return arrange
 
 
-def source_for(model: Any, x: Any, y: Any) -> Source:
+def source_for(model: Any, x: Any, y: Any, weights: Any = None) -> Source:
     """The source of what `fit` was given.
 
     Args:
-        model: a built Keras model with one input and one output.
-        x: array, random-access source or `PyDataset`.
-        y: array of labels if `x` is an array, else None.
+        model: a built and compiled Keras model.
+        x: arrays, a random-access source or a `PyDataset`.
+        y: labels if `x` is arrays, else None.
+        weights: array, one factor for each record, if `x` is arrays; else None.
 
     Raises:
         InputError: if it cannot be sampled from, or does not fit the model.
     """
-    if hasattr(x, "shape"):
-        x, y = check_arrays(model, x, y)
-        arrays = ArraySource(x, y)
-        arrays.num_classes = num_classes_of(model, y)
-        return arrays
-    if y is not None:
-        raise InputError(f"y must be left out where x ({type(x).__name__}) holds the labels too.")
-    if isinstance(x, keras.utils.PyDataset):
-        source: Source = PyDatasetSource(x)
-    elif hasattr(x, "__len__") and hasattr(x, "__getitem__"):
-        source = RandomAccessSource(x)
-    else:
-        raise InputError(
-            f"fit cannot sample from a {type(x).__name__}: give arrays, a random-access source "
-            "(tfds.data_source) or a keras PyDataset; or, for batches made elsewhere, a plan with "
-            "sampling='external', whose epsilon is not amplified."
-        )
-    images, labels = source.example()
-    check_images(images, tuple(model.input_shape[1:]))
-    source.num_classes = num_classes_of(model, labels)
+    in_arrays = _are_arrays(x, y)
+    source = _of_records(x, y, weights) if not in_arrays else _of_arrays(model, x, y, weights)
+    source.arrange = arrangement(model)
+    first = source.example()
+    check_inputs(model, first.x)
+    source.numbers = class_numbers(model, first.y)
+    if in_arrays:
+        for numbers, labels in zip(
+            source.numbers, keras.tree.flatten(source.arrange(y)), strict=True
+        ):
+            check_range(numbers, np.asarray(labels), _FEW)
     return source
+
+
+def _are_arrays(x: Any, y: Any) -> bool:
+    """True for arrays in any structure; a list by itself is one of records."""
+    if isinstance(x, (list, tuple, dict)):
+        if y is None:
+            return False
+        leaves = keras.tree.flatten(x)
+        return bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
+    return hasattr(x, "shape")
+
+
+def _of_arrays(model: Any, x: Any, y: Any, weights: Any) -> Source:
+    return ArraySource(*check_arrays(model, x, y, weights))
+
+
+def _of_records(x: Any, y: Any, weights: Any) -> Source:
+    for name, value in (("y", y), ("sample_weight", weights)):
+        if value is not None:
+            raise InputError(
+                f"{name} must be left out where x ({type(x).__name__}) holds the whole records."
+            )
+    if isinstance(x, keras.utils.PyDataset):
+        return PyDatasetSource(x)
+    if hasattr(x, "__len__") and hasattr(x, "__getitem__"):
+        return RandomAccessSource(x)
+    raise InputError(
+        f"fit cannot sample from a {type(x).__name__}: give arrays, a random-access source "
+        "(tfds.data_source) or a keras PyDataset; or, for batches made elsewhere, a plan with "
+        "sampling='external', whose epsilon is not amplified."
+    )

@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dpvit.gradients.layer_rules import LayerRule
+from keras_dpvit.layers.model_structure import outputs_of
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training.clipped_gradients import clipped_gradients
 from keras_dpvit.training.noise_addition import standard_normals
@@ -33,7 +35,7 @@ class PrivateStep:
         plan: the `PrivacyPlan`.
         rules: the model's `layer_rules`.
         groups: for each of them the number of its clipping group.
-        losses: one loss for each row, of `(labels, outputs)`.
+        losses: one loss for each row, of `(labels, outputs, weights)`.
         rows_per_microbatch: int, rows of a batch that are clipped as one: a microbatch's records,
             or the copies of one record.
         physical_batch_size: int, rows in memory at once.
@@ -47,7 +49,7 @@ class PrivateStep:
         plan: PrivacyPlan,
         rules: list[LayerRule],
         groups: list[int],
-        losses: Callable[[Any, Any], Any],
+        losses: Callable[[Any, Any, Any], Any],
         *,
         rows_per_microbatch: int,
         physical_batch_size: int,
@@ -61,6 +63,7 @@ class PrivateStep:
         self._sizes = [math.prod(v.shape) for v in self._variables]
         self._groups = groups
         self._losses = losses
+        self._outputs = outputs_of(model)
         self._rows_per_microbatch = rows_per_microbatch
         limit = max(1, physical_batch_size // rows_per_microbatch)
         self._xla = jit_compile
@@ -69,7 +72,7 @@ class PrivateStep:
         self._chunk_sizes = _chunk_sizes(plan.num_microbatches, limit, jit_compile)
         self._chunk = tf.function(self._chunk_sums, autograph=False)
 
-    def clipped_sums(self, x: Any, y: Any, present: Any, state: Any) -> Any:
+    def clipped_sums(self, x: Any, y: Any, weights: Any, present: Any, state: Any) -> Any:
         """Sums over a batch of any size, in chunks.
 
         The batch is cut into equal parts that fit into memory. Their size is rounded up to one of
@@ -77,8 +80,10 @@ class PrivateStep:
         they meet. What pads takes no part.
 
         Args:
-            x: `(microbatches * rows_per_microbatch, ...)`, microbatch by microbatch.
-            y: labels of the rows.
+            x: `(microbatches * rows_per_microbatch, ...)`, microbatch by microbatch; in the
+                structure that the model takes.
+            y: labels of the rows, in the structure of its outputs.
+            weights: float32 `(rows, ...)`, factors on the rows' losses.
             present: bool, which rows are records.
             state: the sensitivity's state.
 
@@ -87,27 +92,30 @@ class PrivateStep:
             outputs and losses of all rows.
         """
         rows = self._rows_per_microbatch
-        microbatches = tf.shape(y)[0] // rows
+        total = tf.shape(present)[0]
+        microbatches = total // rows
         grain, least, most = self._chunk_sizes
         chunks = tf.maximum(1, (microbatches + most - 1) // most)
         size = (microbatches + chunks * grain - 1) // (chunks * grain) * grain
         size = tf.maximum(least, size)
-        total = tf.shape(y)[0]
-        x, y, present = (_padded(t, chunks * size * rows) for t in (x, y, present))
+        batch = keras.tree.map_structure(
+            lambda t: _padded(t, chunks * size * rows), (x, y, weights, present)
+        )
 
         def one_chunk(i: Any, sums: Any, below_count: Any, outputs: Any, losses: Any) -> Any:
-            part = [t[i * size * rows : (i + 1) * size * rows] for t in (x, y, present)]
+            part = keras.tree.map_structure(
+                lambda t: t[i * size * rows : (i + 1) * size * rows], batch
+            )
             taking_part = tf.range(i * size, (i + 1) * size) < microbatches
             more, more_below_count, output, loss = self._chunk(*part, taking_part, state)
             return (
                 i + 1,
                 sums + more,
                 below_count + more_below_count,
-                outputs.write(i, output),
+                [s.write(i, t) for s, t in zip(outputs, output, strict=True)],
                 losses.write(i, loss),
             )
 
-        classes = self._model.output_shape[1:]
         _, sums, below_count, outputs, losses = tf.while_loop(
             lambda i, *_: i < chunks,
             one_chunk,
@@ -115,20 +123,27 @@ class PrivateStep:
                 0,
                 tf.zeros([sum(self._sizes) + self._num_metrics]),
                 tf.zeros([]),
-                tf.TensorArray(tf.float32, chunks, element_shape=(None, *classes)),
+                [
+                    tf.TensorArray(tf.float32, chunks, element_shape=(None, *t.shape[1:]))
+                    for t in keras.tree.flatten(self._outputs)
+                ],
                 tf.TensorArray(tf.float32, chunks, element_shape=(None,)),
             ),
             parallel_iterations=1,
         )
-        return sums, below_count, outputs.concat()[:total], losses.concat()[:total]
+        outputs = [stored.concat()[:total] for stored in outputs]
+        outputs = keras.tree.pack_sequence_as(self._outputs, outputs)
+        return sums, below_count, outputs, losses.concat()[:total]
 
-    def _chunk_sums(self, x: Any, y: Any, present: Any, taking_part: Any, state: Any) -> Any:
+    def _chunk_sums(
+        self, x: Any, y: Any, weights: Any, present: Any, taking_part: Any, state: Any
+    ) -> Any:
         """Clipped sums of one chunk, the count below, outputs and losses of its rows."""
         rows = self._rows_per_microbatch
 
         def forward() -> tuple[Any, Any]:
-            outputs = tf.cast(self._model(x, training=True), tf.float32)
-            return self._losses(y, outputs), outputs
+            outputs = in_float32(self._model(x, training=True))
+            return self._losses(y, outputs, weights), keras.tree.flatten(outputs)
 
         if rows == 1:
             taking_part &= present
@@ -152,7 +167,8 @@ class PrivateStep:
         sums = [tf.reshape(tf.cast(s, tf.float32), [-1]) for s in sums]
         if self._metrics is not None:
             copies = rows if self._plan.microbatch_size == 1 else 1
-            sums.append(self._metrics.sums(gradients.losses, gradients.aux, y, counted, copies))
+            first, labels = gradients.aux[0], keras.tree.flatten(y)[0]
+            sums.append(self._metrics.sums(gradients.losses, first, labels, counted, copies))
         return tf.concat(sums, axis=0), below_count, gradients.aux, gradients.losses
 
     @property
@@ -197,6 +213,25 @@ class PrivateStep:
         )
         return PrivateGradients(gradients), after, metrics
 
+    def with_penalties(self, gradients: PrivateGradients) -> tuple[PrivateGradients, Any]:
+        """Adds the gradients of the weights' regularizers, which look at no record.
+
+        Returns:
+            The gradients, and the penalties' sum.
+        """
+        regularized = [v for v in self._variables if v.regularizer is not None]
+        if not regularized:
+            return gradients, tf.zeros([])
+        with tf.GradientTape() as tape:
+            penalty = tf.add_n([tf.cast(v.regularizer(v), tf.float32) for v in regularized])
+        own = tape.gradient(penalty, [v.value for v in regularized])
+        more = dict(zip(map(id, regularized), own, strict=True))
+        found = [
+            gradient + tf.cast(more[id(v)], gradient.dtype) if id(v) in more else gradient
+            for gradient, v in zip(gradients, self._variables, strict=True)
+        ]
+        return PrivateGradients(found), penalty
+
     def _noise(self, step: Any, state: Any, below_count: Any) -> tuple[Any, Any, Any]:
         """Standard deviations of a step's noise on the sums, on the count and on the metrics."""
         ratio = None if self._metrics is None else self._metrics.noise_ratio
@@ -207,6 +242,18 @@ class PrivateStep:
         on_count = tf.constant([mechanism.split_noise()[1] for mechanism in mechanisms], tf.float32)
         on_metrics = tf.constant([m.metrics_noise_stddev for m in mechanisms], tf.float32)
         return on_sums[level], on_count[level], on_metrics[level]
+
+
+def in_float32(outputs: Any) -> Any:
+    """A model's outputs in float32, with the masks that Keras keeps beside them."""
+
+    def cast(tensor: Any) -> Any:
+        result, mask = tf.cast(tensor, tf.float32), getattr(tensor, "_keras_mask", None)
+        if mask is not None and result is not tensor:
+            result._keras_mask = mask  # noqa: SLF001
+        return result
+
+    return keras.tree.map_structure(cast, outputs)
 
 
 def _chunk_sizes(microbatches: int, limit: int, xla: bool) -> tuple[int, int, int]:

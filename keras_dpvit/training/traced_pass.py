@@ -1,7 +1,7 @@
 """One forward and backward pass of a model that shows all that its layers are given."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from keras_dpvit._types import Array
 from keras_dpvit.gradients.layer_calls import record_calls
-from keras_dpvit.gradients.randomness import seed_generators
+from keras_dpvit.gradients.randomness import draws_noticed, seed_generators
 from keras_dpvit.layers.attention import SelfAttention
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.normalization import DPLayerNormalization
+from keras_dpvit.training.step import in_float32
 
 # Layers that draw for each row separately, by what their call says.
 _DRAW_BY_ROW: tuple[Any, ...] = (
@@ -23,6 +24,9 @@ _DRAW_BY_ROW: tuple[Any, ...] = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
     keras.layers.AlphaDropout,
+    keras.layers.LSTM,
+    keras.layers.GRU,
+    keras.layers.SimpleRNN,
     SelfAttention,
     DPLayerNormalization,
 )
@@ -32,41 +36,46 @@ class TracedPass:
     """A traced pass over a batch of any size, the graph that a private step has too.
 
     Args:
-        model: a built Keras model with one input and one output.
+        model: a built Keras model.
         losses: a per-example loss of `(labels, outputs)`, or None for one without labels.
-        images: a batch, for shape and type.
-        labels: its labels, for shape and type.
+        images: a batch, for shape and type: arrays in the structure that the model takes.
+        labels: its labels, likewise.
         training: bool; in inference mode there is no backward pass, and no graph, which would
             take longer to trace than a run or two takes without.
 
     Attributes:
-        names: what each tensor is that a run returns; the last two are the outputs and losses.
+        names: what each tensor is that a run returns; the last ones are the outputs and losses.
         draws: bool, whether a generator of the layers is asked for numbers.
         draws_elsewhere: bool, whether a generator is asked for numbers outside of the layers
             that are known to draw row by row.
     """
 
-    def __init__(
-        self, model: Any, losses: Any, images: Array, labels: Array, training: bool
-    ) -> None:
+    def __init__(self, model: Any, losses: Any, images: Any, labels: Any, training: bool) -> None:
         self._model, self._losses, self._training = model, losses, training
         self.names: list[str] = []
         self.draws = self.draws_elsewhere = False
         self._function: Any = self._run
         self._variables: list[Any] = []
         if training:
-            specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (images, labels)]
+            specs = keras.tree.map_structure(
+                lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), (images, labels)
+            )
             self._function = tf.function(self._run, autograph=False).get_concrete_function(*specs)
             self._variables = [h for h in self._function.captured_inputs if _is_variable(h)]
 
-    def run(self, images: Array, labels: Array) -> list[Array]:
+    def run(self, images: Any, labels: Any) -> list[Array]:
         """Inputs and outputs of every layer, and the gradients in those; float32."""
-        found = self._function(tf.constant(images), tf.constant(labels))
+        found = self._function(*keras.tree.map_structure(tf.constant, (images, labels)))
         return [tensor.numpy() for tensor in found]
 
     def variables(self) -> list[Any]:
         """Handles of every variable that a traced pass can read or write, of Keras or not."""
         return self._variables
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of tensors that the model returns."""
+        return self.names.count("output of the model")
 
     def _run(self, images: Any, labels: Any) -> list[Any]:
         layers = layers_inside(self._model)
@@ -74,9 +83,12 @@ class TracedPass:
             recorded = record_calls([(layer, None) for layer in layers])
             with recorded as calls, self._draws_noticed(layers, calls):
                 outputs = self._model(images, training=self._training)
-            outputs = tf.cast(outputs, tf.float32)
+            outputs = in_float32(outputs)
+            flat = keras.tree.flatten(outputs)
             if self._losses is None:
-                values = tf.reduce_sum(outputs**2, axis=list(range(1, outputs.shape.rank)))
+                values = tf.add_n(
+                    [tf.reduce_sum(o**2, axis=list(range(1, o.shape.rank))) for o in flat]
+                )
             else:
                 values = self._losses(labels, outputs)
             total = tf.reduce_sum(values)
@@ -98,7 +110,7 @@ class TracedPass:
         named = [
             *found.values(),
             *zip([name for name, _ in differentiable.values()], gradients, strict=True),
-            ("output of the model", outputs),
+            *(("output of the model", output) for output in flat),
             ("loss", values),
         ]
         self.names = [name for name, _ in named]
@@ -109,27 +121,17 @@ class TracedPass:
         """Within the context, a generator's numbers are seen to go to a layer by row or not."""
         by_row = [any(_calls_as(layer, known) for known in _DRAW_BY_ROW) for layer in layers]
 
-        def noticed(draw: Callable[..., Any]) -> Callable[..., Any]:
-            def next_seed(*args: Any, **kwargs: Any) -> Any:
-                # A call without an output is still under way.
-                inside = any(
-                    known and any(call.output is None for call in kept)
-                    for known, kept in zip(by_row, calls, strict=True)
-                )
-                self.draws = True
-                self.draws_elsewhere |= not inside
-                return draw(*args, **kwargs)
+        def note(generator: Any) -> None:
+            # A call without an output is still under way.
+            inside = any(
+                known and any(call.output is None for call in kept)
+                for known, kept in zip(by_row, calls, strict=True)
+            )
+            self.draws = True
+            self.draws_elsewhere |= not inside
 
-            return next_seed
-
-        generators = seed_generators(self._model)
-        for generator in generators:
-            generator.next = noticed(generator.next)
-        try:
+        with draws_noticed(seed_generators(self._model), note):
             yield
-        finally:
-            for generator in generators:
-                del generator.next
 
 
 def _calls_as(layer: Any, known: Any) -> bool:

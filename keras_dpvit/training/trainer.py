@@ -14,6 +14,12 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
 from keras_dpvit.layers.inside import layers_inside
+from keras_dpvit.layers.model_structure import (
+    as_model_returns,
+    as_model_takes,
+    output_names,
+    outputs_of,
+)
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import PrivacyLedger, epsilon_by
@@ -23,17 +29,19 @@ from keras_dpvit.training import batch_selection, fit_arguments
 from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
+from keras_dpvit.training.class_weights import class_weights
 from keras_dpvit.training.example_independence import check_examples_independent, config_of
 from keras_dpvit.training.external import ExternalBatches
 from keras_dpvit.training.fit_callback import PrivateFitCallback
 from keras_dpvit.training.layer_randomness import LayerRandomness
-from keras_dpvit.training.losses import check_loss, per_example_loss
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
 from keras_dpvit.training.recipe import once_for_each_recipe
-from keras_dpvit.training.sources import source_for
+from keras_dpvit.training.record_losses import OutputLoss, RecordLosses, check_loss, output_losses
+from keras_dpvit.training.sources import Rows, source_for
 from keras_dpvit.training.state import TrainingKeys, TrainingState
 from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import PrivateStep
+from keras_dpvit.training.validation_split import split_off
 
 _MOST_ROWS_AT_ONCE = 320
 _RECORDS_TRIED = 6
@@ -55,9 +63,17 @@ class PrivateTrainer:
         plan: the `PrivacyPlan`.
         jit_compile: bool or "auto", XLA for the forward and backward pass. "auto" is without XLA,
             which takes its time to compile each of several sizes of a sample's chunks.
+        loss_weights: as `compile` takes them.
     """
 
-    def __init__(self, model: Any, optimizer: Any, plan: PrivacyPlan, jit_compile: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        plan: PrivacyPlan,
+        jit_compile: Any,
+        loss_weights: Any = None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.plan = plan
@@ -71,6 +87,8 @@ class PrivateTrainer:
         self._augmentation: Augmentation | None = None
         self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
         self._validated: tuple[Any, ...] | None = None  # what was found to be independent
+        self._loss_weights = loss_weights
+        self._class_weights: Any = None  # a function of labels
         self._in_fit = False
         self._look_for_statistics()
         self._shown_names: tuple[str, ...] = ()  # of the values that a step shows without noise
@@ -142,13 +160,18 @@ class PrivateTrainer:
             self._check_target()
         if self.plan.seed is not None and not self.state.steps_taken:
             self.keys.renew(self._present_weights())
-        data, images, labels = self._data(x, y)
+        x, y, arguments = split_off(self.plan, x, y, arguments, checkpoint_dir is not None)
+        data, records = self._data(x, y, arguments.pop("sample_weight", None))
+        self._class_weights = class_weights(
+            arguments.pop("class_weight", None), self.model, records.y
+        )
         self._look_for_statistics()
-        metrics = metric_sums(private_metrics, self.plan, self.model, labels)
+        metrics = metric_sums(private_metrics, self.plan, self.model, records.y)
         self.prepare(physical_batch_size, augmentation, metrics)
-        self._build_shown_metrics(labels)
-        callback = self._begun(epochs, checkpoint_dir, checkpoint_steps)
-        self._validate(images, labels)
+        self._build_shown_metrics(records.y)
+        callback = PrivateFitCallback(self, epochs, arguments.pop("initial_epoch", 0))
+        self._begin(callback, checkpoint_dir, checkpoint_steps)
+        self._validate(records)
         self._note_disclosures(arguments)
         validates_on_training = same_records(x, arguments.get("validation_data"))
         callback.steering = Steering(
@@ -172,13 +195,12 @@ class PrivateTrainer:
             self._layer_randomness.end_fit()
             callback.close()
 
-    def _begun(self, epochs: int, checkpoint_dir: Any, steps: int | None) -> PrivateFitCallback:
-        """The callback that keeps `fit` within the plan, at the last checkpoint if there is one.
+    def _begin(self, callback: PrivateFitCallback, checkpoint_dir: Any, steps: int | None) -> None:
+        """Goes to the last checkpoint, if there is one, and checks that steps are left.
 
         Raises:
             InputError: if no steps are left, or the checkpoints are of another training.
         """
-        callback = PrivateFitCallback(self, epochs)
         if checkpoint_dir is not None and self.is_external:
             raise InputError(
                 "checkpoint_dir needs a plan that samples records itself ('poisson' or "
@@ -193,7 +215,6 @@ class PrivateTrainer:
             )
         if self.plan.seed is not None and self.plan.noise_multiplier and not callback.resumed:
             randomness.claim(self.keys.sampling, self._owner_of_keys)
-        return callback
 
     def _check_target(self) -> None:
         """Refuses a plan that would take what the weights have cost past its target."""
@@ -215,12 +236,14 @@ class PrivateTrainer:
         """True if somebody else makes the batches."""
         return self.plan.sampling == "external"
 
-    def _data(self, x: Any, y: Any) -> tuple[Any, Array, Array]:
-        """The data set for Keras, and images and labels of a few records."""
+    def _data(self, x: Any, y: Any, weights: Any) -> tuple[Any, Rows]:
+        """The data set for Keras, and a few records."""
         if self.is_external:
+            if weights is not None:
+                raise InputError("sample_weight must come with the batches, as their third part.")
             self.external = ExternalBatches(self.model, self.plan, x, y)
-            return self.external.data, *self.external.some_records
-        source = source_for(self.model, x, y)
+            return self.external.data, self.external.some_records
+        source = source_for(self.model, x, y, weights)
         fit_arguments.check_size(self.plan, source.num_records)
         data = tf.data.Dataset.from_generator(
             lambda: batch_selection.sampled_batches(
@@ -228,40 +251,27 @@ class PrivateTrainer:
             ),
             output_signature=batch_selection.signature(source),
         )
-        return data.prefetch(2), *batch_selection.some_records(source)
+        return data.prefetch(2), batch_selection.some_records(source)
 
-    def _validate(self, images: Array, labels: Array) -> None:
+    def _validate(self, records: Rows) -> None:
         """Checks that examples are independent, once for what is trained as it is."""
-        layers = layers_inside(self.model)
-        what = (self._losses, labels.dtype, *((id(x), x.trainable, config_of(x)) for x in layers))
+        layers, arrays = layers_inside(self.model), keras.tree.flatten(records.parts())
+        kinds = [f"{array.dtype} {array.shape[1:]}" for array in arrays]
+        what = (self._losses, *kinds, *((id(x), x.trainable, config_of(x)) for x in layers))
         if what == self._validated:
             return
-        # What one record holds must not decide: its numbers are tried only if they are sound.
-        sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
-        images = np.where(sound, images, images.dtype.type(0))
+        images = keras.tree.map_structure(_sound, records.x)
 
         def check() -> None:
-            self._check_loss(labels)
-            check_examples_independent(self.model, self._losses, labels, images)
+            outputs = keras.tree.flatten(outputs_of(self.model))
+            labels = keras.tree.flatten(records.y)
+            for loss, label, output in zip(self._output_losses, labels, outputs, strict=True):
+                _check_loss(loss, label, output)
+            check_examples_independent(self.model, self._losses, records.y, images)
 
-        kinds = [f"{array.dtype} {array.shape[1:]}" for array in (images, labels)]
-        once_for_each_recipe(check, self.model, self.model.loss, *kinds)
+        losses = keras.tree.flatten(self.model.loss)
+        once_for_each_recipe(check, self.model, *losses, *kinds)
         self._validated = what
-
-    def _check_loss(self, labels: Array) -> None:
-        """Tries the loss on labels like the first record's, and outputs drawn by chance."""
-        rng = np.random.default_rng(0)
-        shape = (_RECORDS_TRIED, *self.model.output_shape[1:])
-        outputs = rng.dirichlet(np.ones(shape[-1] + 1), shape[:-1])[..., : shape[-1]]
-        classes = int(self.model.output_shape[-1])
-        like = np.resize(labels, (_RECORDS_TRIED, *labels.shape[1:]))
-        if np.issubdtype(like.dtype, np.floating):
-            like = rng.uniform(0.1, 0.9, like.shape).astype(like.dtype)
-        elif like.ndim == 1 or like.shape[1:] == (1,):
-            # Pairs of one class beside pairs of another: a loss may compare either.
-            pairs = np.arange(_RECORDS_TRIED) // 2 % max(2, classes)
-            like = pairs.reshape(like.shape).astype(like.dtype)
-        check_loss(self.model.loss, like, outputs.astype("float32"))
 
     def prepare(
         self,
@@ -274,10 +284,12 @@ class PrivateTrainer:
             self._physical_batch_size = physical_batch_size
         if augmentation is not None and self.plan.microbatch_size > 1:
             raise InputError("augmentation cannot be used with microbatch_size above 1.")
-        if self.model.losses:
+        penalties = sum(v.regularizer is not None for v in self.model.trainable_variables)
+        if len(self.model.losses) > penalties:
             raise InputError(
-                "add_loss and regularizers cannot be used in private training: their gradients "
-                "belong to no single record."
+                "add_loss and activity regularizers cannot be used in private training: their "
+                "gradients belong to no single record. A penalty of a record's own outputs goes "
+                "into the loss; kernel_regularizer and weight_decay are of weights alone."
             )
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
@@ -286,6 +298,7 @@ class PrivateTrainer:
             augmentation,
             metrics,
             self.model.loss,
+            repr(self._loss_weights),
             tuple(id(v) for v in self.model.trainable_variables),
         )
         if wanted == self._prepared:
@@ -293,7 +306,9 @@ class PrivateTrainer:
         if metrics != self.metrics and self.state.steps_done:
             self._enter_steps()  # they released other sums
         self._augmentation, self.metrics = augmentation, metrics
-        self._losses = per_example_loss(self.model.loss)
+        names = output_names(self.model)
+        self._output_losses = output_losses(self.model.loss, names, self._loss_weights)
+        self._losses = RecordLosses(self._output_losses)
         groups = self.plan.clipping.groups
         rules = layer_rules(self.model, by_variable=groups == "variable")
         self._variables = [v for rule in rules for v in rule.variables]
@@ -314,11 +329,12 @@ class PrivateTrainer:
         self.model.train_function = None  # traced for another step
         self._prepared = wanted
 
-    def _build_shown_metrics(self, labels: Array) -> None:
+    def _build_shown_metrics(self, labels: Any) -> None:
         """Makes the compiled metrics' variables: made in a traced step, it is traced twice."""
         metrics = self.model._compile_metrics  # noqa: SLF001
         if metrics is not None and not metrics.built:
-            metrics.build(labels[:1], np.zeros((1, *self.model.output_shape[1:]), "float32"))
+            one = keras.tree.map_structure(lambda label: label[:1], labels)
+            metrics.build(one, _zeros(outputs_of(self.model)))
 
     def _enter_steps(self) -> None:
         """Moves the steps so far to the model's past ledger, as they were released."""
@@ -331,29 +347,33 @@ class PrivateTrainer:
         if arguments.get("validation_data") is not None:
             self.state.disclosures["Validation metrics as shown by fit."] = None
 
-    def train_step(self, data: tuple[Any, Any, Any]) -> dict[str, Any]:
-        """One step over one batch `(x, y, present)`; traced by Keras."""
+    def train_step(self, data: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
+        """One step over one batch `(x, y, weights, present)`; traced by Keras."""
         if not self._in_fit:
             raise InputError(
                 "A private step runs inside fit(x, y) alone: its batch must be sampled."
             )
-        x, y, present = data
+        x, y, weights, present = data
+        x, y = as_model_takes(self.model, x), as_model_returns(self.model, y)
+        if self._class_weights is not None:
+            weights *= self._class_weights(y)
         if self._augmentation is not None:
             seed = tf.random.experimental.stateless_fold_in(
                 self.keys.augmentation, self.state.steps
             )
-            x, y, present = self._augmentation.apply(x, y, present, seed)
+            x, y, weights, present = self._augmentation.apply(x, y, weights, present, seed)
         with tf.control_dependencies([present]):
             # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
             step = tf.identity(self.state.steps)
         public_states = self._layer_randomness.enter(step)
         sums, below_count, outputs, losses = self.step.clipped_sums(
-            x, y, present, self.state.sensitivity
+            x, y, weights, present, self.state.sensitivity
         )
         gradients, state, metrics = self.step.release_all(
             sums, below_count, self.state.sensitivity, step, self.keys.noise
         )
-        with tf.control_dependencies([sums, below_count, outputs, losses]):
+        gradients, penalty = self.step.with_penalties(gradients)
+        with tf.control_dependencies([sums, below_count, *keras.tree.flatten(outputs), losses]):
             self._layer_randomness.leave(public_states)
         with tf.control_dependencies([below_count]):
             # Not before the batch is there: the sampler asks for the number of its step.
@@ -363,17 +383,52 @@ class PrivateTrainer:
             if self.metrics is not None:
                 self._metric_sums.assign_add(metrics)
             self.optimizer.apply(gradients, self._variables)
-        return self._update_metrics(*(tf.boolean_mask(t, present) for t in (y, outputs, losses)))
+        shown = keras.tree.map_structure(
+            lambda t: tf.boolean_mask(t, present), (y, outputs, losses, weights)
+        )
+        y, outputs, losses, weights = shown
+        return self._update_metrics(y, outputs, losses, weights, penalty)
 
-    def _update_metrics(self, y: Any, outputs: Any, losses: Any) -> dict[str, Any]:
+    def _update_metrics(
+        self, y: Any, outputs: Any, losses: Any, weights: Any, penalty: Any
+    ) -> dict[str, Any]:
         finite = tf.math.is_finite(losses)
         shown = tf.math.divide_no_nan(
             tf.reduce_sum(tf.where(finite, losses, 0.0)), tf.reduce_sum(tf.cast(finite, tf.float32))
         )
+        shown += penalty
         self.model._loss_tracker.update_state(shown, sample_weight=tf.shape(losses)[0])  # noqa: SLF001
-        logs: dict[str, Any] = self.model.compute_metrics(None, y, outputs, sample_weight=None)
+        logs: dict[str, Any] = self.model.compute_metrics(None, y, outputs, sample_weight=weights)
         self._shown_names = tuple(logs)  # when traced
         return logs
+
+
+def _sound(images: Array) -> Array:
+    """The numbers of records to try, 0 for one that is not sound: no single record may decide."""
+    sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
+    return np.where(sound, images, images.dtype.type(0))
+
+
+def _zeros(outputs: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda tensor: np.zeros((1, *tensor.shape[1:]), "float32"), outputs
+    )
+
+
+def _check_loss(loss: OutputLoss, labels: Array, output: Any) -> None:
+    """Tries a loss on labels like the first record's, and outputs drawn by chance."""
+    rng = np.random.default_rng(0)
+    shape = (_RECORDS_TRIED, *output.shape[1:])
+    classes = int(shape[-1])
+    outputs = rng.dirichlet(np.ones(classes + 1), shape[:-1])[..., :classes]
+    like = np.resize(labels, (_RECORDS_TRIED, *labels.shape[1:]))
+    if np.issubdtype(like.dtype, np.floating):
+        like = rng.uniform(0.1, 0.9, like.shape).astype(like.dtype)
+    elif like.ndim == 1 or like.shape[1:] == (1,):
+        # Pairs of one class beside pairs of another: a loss may compare either.
+        pairs = np.arange(_RECORDS_TRIED) // 2 % max(2, classes)
+        like = pairs.reshape(like.shape).astype(like.dtype)
+    check_loss(loss, like, outputs.astype("float32"))
 
 
 def _default_physical_batch_size(plan: PrivacyPlan) -> int:

@@ -86,4 +86,4 @@ def test_a_start_without_privacy_is_said_to_have_none(run, place, digit_images):
         "warning: open.keras was trained without privacy, so the epsilon of what starts from it "
         "is infinite.\n"
     )
-    assert "epsilon by RDP: infinite" in result.stdout
+    assert "Epsilon is infinite: nothing is protected." in result.stdout

@@ -37,7 +37,7 @@ def first(run_by_itself, place):
     """Two members on the digits."""
     flags = ("--dataset=digits", "--epsilon=8", "--delta=1e-4", "--members=2", "--epochs=2",
              "--seed=271828")  # fmt: skip
-    result = run_by_itself("train", *flags, "--output_dir=out/digits", cwd=place)
+    result = run_by_itself("train", *flags, "--statement", "--output_dir=out/digits", cwd=place)
     assert result.returncode == 0, result.stderr
     return result
 

@@ -1,0 +1,150 @@
+"""Recurrent layers, against Keras' own backward pass of one record at a time."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.layer_rules import layer_rules
+
+LAYERS = {
+    "lstm": keras.layers.LSTM,
+    "gru": keras.layers.GRU,
+    "simple": keras.layers.SimpleRNN,
+}
+# Steps, inputs, units: written out, and by Gram matrices.
+SIZES = [(9, 2, 3), (3, 5, 6), (1, 3, 2)]
+PRECISIONS = [("float32", 1e-4), ("float64", 1e-9)]
+
+
+def has_fallback(units):
+    return any(isinstance(unit.rule, VectorizedRule) for unit in units)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer(check, functional, normal, name, size, dtype, rtol):
+    steps, width, units = size
+    layer = LAYERS[name](units, dtype=dtype)
+    found = check(
+        functional((steps, width), layer, dtype=dtype), normal(3, steps, width, dtype=dtype), rtol
+    )
+    assert not has_fallback(found)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("kernel",), ("recurrent_kernel",), ("bias",), ("kernel", "bias")]
+)
+@pytest.mark.parametrize("name", LAYERS)
+def test_some_variables_alone(check, functional, normal, train_only, name, names):
+    model = functional((4, 3), LAYERS[name](2))
+    train_only(model, *names)
+    units = check(model, normal(3, 4, 3), 1e-4)
+    assert sorted(v.name for unit in units for v in unit.variables) == sorted(names)
+
+
+OPTIONS = {
+    "sequences": {"return_sequences": True},
+    "backwards": {"go_backwards": True, "return_sequences": True},
+    "no_bias": {"use_bias": False},
+    "activations": {"activation": "relu"},
+    "unrolled": {"unroll": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_options(check, functional, normal, name, options):
+    units = check(functional((4, 3), LAYERS[name](2, **options)), normal(3, 4, 3), 1e-4)
+    assert not has_fallback(units)
+
+
+@pytest.mark.parametrize("zero_output", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_masked_steps(check, name, zero_output):
+    """The mask of an embedding, at the end, in the middle and over the whole record."""
+    words = np.array([[1, 2, 0, 3], [2, 2, 1, 0], [0, 0, 0, 0]])
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(4, 3, mask_zero=True),
+            LAYERS[name](2, return_sequences=True, zero_output_for_mask=zero_output),
+        ]
+    )
+    assert not has_fallback(check(model, words, 1e-4))
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", None])
+def test_bidirectional_and_stacked(check, normal, merge):
+    inputs = keras.Input((4, 3))
+    x = keras.layers.Bidirectional(keras.layers.LSTM(2, return_sequences=True), merge_mode=merge)(
+        inputs
+    )
+    x = keras.layers.Concatenate()(x) if merge is None else x
+    x = keras.layers.GRU(3, return_sequences=True)(x)
+    model = keras.Model(inputs, keras.layers.SimpleRNN(2)(x))
+    units = check(model, normal(3, 4, 3), 1e-4)
+    assert not has_fallback(units)
+    assert len(units) == 4
+
+
+def test_a_state_goes_from_an_encoder_to_a_decoder(check, normal):
+    inputs = keras.Input((4, 3))
+    _, *state = keras.layers.LSTM(2, return_state=True)(inputs)
+    outputs = keras.layers.LSTM(2, return_sequences=True)(inputs, initial_state=state)
+    units = check(keras.Model(inputs, outputs), normal(3, 4, 3), 1e-4)
+    assert not has_fallback(units)
+
+
+def test_one_layer_called_twice(check, normal):
+    inputs, shared = keras.Input((4, 3)), keras.layers.GRU(2)
+    outputs = keras.layers.Concatenate()([shared(inputs), shared(2 * inputs)])
+    assert not has_fallback(check(keras.Model(inputs, outputs), normal(3, 4, 3), 1e-4))
+
+
+LEFT_TO_THE_FALLBACK = {
+    "reset_before": lambda: keras.layers.GRU(2, reset_after=False),
+    "stacked_cells": lambda: keras.layers.RNN([keras.layers.LSTMCell(2), keras.layers.GRUCell(2)]),
+    "conv_lstm": lambda: keras.layers.ConvLSTM1D(2, 2),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_TO_THE_FALLBACK)
+def test_others_are_left_to_the_fallback(check, functional, normal, name):
+    shape = (3, 4, 2) if name == "conv_lstm" else (3, 2)
+    units = check(functional(shape, LEFT_TO_THE_FALLBACK[name]()), normal(2, *shape), 1e-4)
+    assert has_fallback(units)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layer_returns_what_keras_returns(functional, normal, name):
+    from keras_dpvit.gradients.layer_calls import record_calls
+
+    model = functional((6, 3), LAYERS[name](4, return_sequences=True))
+    x = normal(5, 6, 3)
+    with record_calls([(unit.layer, unit.rule) for unit in layer_rules(model)]):
+        found = model(x, training=True)
+    np.testing.assert_allclose(found, model(x, training=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_dropout_keeps_one_mask_for_all_steps(functional, normal, name):
+    """Under one state of the generator, outputs are Keras' own."""
+    from keras_dpvit.gradients.layer_calls import record_calls
+
+    # Keras gives LSTM and GRU a mask for each gate where states are dropped, too.
+    dropped = {"recurrent_dropout": 0.4} if name == "simple" else {}
+    layer = LAYERS[name](4, dropout=0.5, seed=3, **dropped)
+    model = functional((6, 3), layer)
+    x, state = normal(5, 6, 3), layer.cell.seed_generator.state
+    start = state.numpy()
+    expected = model(x, training=True)
+    state.assign(start)
+    with record_calls([(unit.layer, unit.rule) for unit in layer_rules(model)]):
+        found = model(x, training=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not np.allclose(found, model(x, training=False), atol=1e-3)
+    assert tf.reduce_all(tf.math.is_finite(found))
