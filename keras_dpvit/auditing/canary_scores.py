@@ -11,14 +11,14 @@ from keras_dpvit.auditing.canaries import Canaries
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.training.clipped_gradients import clipped_gradients
-from keras_dpvit.training.record_losses import RecordLosses, output_losses
+from keras_dpvit.training.record_losses import per_example_loss
 
 _ROWS_AT_ONCE = 256
 
 
 def example_losses(model: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The compiled loss of each record as the model stands, float array `(records,)`."""
-    loss = RecordLosses(output_losses(model.loss))
+    loss = per_example_loss(model.loss)
     outputs = model.predict(x, batch_size=_ROWS_AT_ONCE, verbose=0)
     return np.asarray(loss(y, tf.cast(outputs, tf.float32)), float)
 
@@ -53,7 +53,7 @@ class ClippedRecords:
     def __init__(self, model: Any, x: np.ndarray, y: np.ndarray) -> None:
         trainer = model.private_trainer
         self._model, self._plan, self._state = model, trainer.plan, trainer.state.sensitivity
-        self._losses = RecordLosses(output_losses(model.loss))
+        self._losses = per_example_loss(model.loss)
         by = self._plan.clipping.groups
         self._rules = layer_rules(model, by_variable=by == "variable")
         self._groups = clipping_groups(model, self._rules, by)

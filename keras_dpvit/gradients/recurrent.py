@@ -215,20 +215,21 @@ def _loop(
         outputs and the `h` that met the recurrent kernel, `(records, steps, units)`; last states.
     """
     kernel, bias = (None if part is None else tf.convert_to_tensor(part) for part in recurrent)
-    by_time = [tf.transpose(tap, (1, 0, 2)) for tap in taps]
-    masks = None if mask is None else tf.transpose(tf.cast(mask, tf.bool))[..., None]
-    length = tf.shape(by_time[0])[0]
+    # Arrays: the gradient of a slice would be a tensor of all steps, at each step.
+    by_time = [_unstacked(tap) for tap in taps]
+    masks = None if mask is None else _unstacked(tf.cast(mask, tf.bool)[..., None])
+    length = tf.shape(taps[0])[1]
     stored = [tf.TensorArray(states[0].dtype, length) for _ in range(2)]
 
     def body(t: Any, output: Any, states: list[Any], outputs: Any, before: Any) -> Any:
         h = states[0] if keep_state is None else states[0] * keep_state
         q = tf.matmul(h, tf.cast(kernel, h.dtype))
         q = q if bias is None else q + tf.cast(bias, h.dtype)
-        q = q + by_time[1][t] if len(by_time) > 1 else q
-        after = step(by_time[0][t], q, states)
+        q = q + by_time[1].read(t) if len(by_time) > 1 else q
+        after = step(by_time[0].read(t), q, states)
         new = after[0]
         if masks is not None:
-            there = masks[t]
+            there = masks.read(t)
             new = tf.where(there, new, tf.zeros_like(new) if zero_where_masked else output)
             after = [tf.where(there, a, b) for a, b in zip(after, states, strict=True)]
         return t + 1, new, after, outputs.write(t, new), before.write(t, h)
@@ -237,10 +238,17 @@ def _loop(
         lambda t, *_: t < length,
         body,
         (0, tf.zeros_like(states[0]), states, *stored),
-        maximum_iterations=by_time[0].shape[0],  # which XLA has to know
+        maximum_iterations=taps[0].shape[1],  # which XLA has to know
     )
     sequences = []
     for array in (outputs, before):
         sequences.append(tf.transpose(array.stack(), (1, 0, 2)))
-        sequences[-1].set_shape((None, by_time[0].shape[0], states[0].shape[1]))
+        sequences[-1].set_shape((None, taps[0].shape[1], states[0].shape[1]))
     return sequences[0], sequences[1], states
+
+
+def _unstacked(tensor: Any) -> Any:
+    """The steps of `(records, steps, ...)` as an array."""
+    by_time = tf.transpose(tensor, (1, 0, 2))
+    array = tf.TensorArray(tensor.dtype, tf.shape(by_time)[0], element_shape=by_time.shape[1:])
+    return array.unstack(by_time)

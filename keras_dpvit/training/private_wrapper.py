@@ -6,7 +6,7 @@ import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import layer_rules
-from keras_dpvit.layers.model_structure import inputs_of, outputs_of, shapes_of
+from keras_dpvit.layers.model_structure import inputs_of, output_names, outputs_of, shapes_of
 from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.training.example_independence import check_examples_independent
@@ -49,6 +49,11 @@ class DPModel(PrivatelyTrainable, keras.Model):
     @property
     def output_shape(self) -> Any:
         return shapes_of(outputs_of(self.network))
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, by which `compile` takes losses and metrics."""
+        return output_names(self.network)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self.network.compute_output_shape(input_shape)

@@ -132,37 +132,69 @@ class RecordLosses:
         """
         outputs = keras.tree.flatten(y_pred)
         labels = [tf.convert_to_tensor(label) for label in keras.tree.flatten(y_true)]
-        masks = [getattr(output, "_keras_mask", None) for output in outputs]
-        given = [mask for mask in masks if mask is not None]
-        if weights is not None:
-            given.append(weights)
+        beside = [beside_output(output) for output in outputs]
+        others = {} if weights is None else {"weights": weights}
 
         def of_one(row: Any) -> Any:
-            own_labels, own_outputs, others = row[0], row[1], list(row[2])
-            own_masks = [None if mask is None else others.pop(0) for mask in masks]
-            weight = others.pop(0)[None] if others else None
+            own_labels, own_outputs, own_beside, others = row
+            weight = others["weights"][None] if others else None
             total = tf.zeros([])
-            for part, label, output, mask in zip(
-                self._losses, own_labels, own_outputs, own_masks, strict=True
+            for part, label, output, more in zip(
+                self._losses, own_labels, own_outputs, own_beside, strict=True
             ):
-                total += part.weight * _value(part.loss, label[None], output[None], mask, weight)
+                output = with_beside(output[None], {k: v[None] for k, v in more.items()})
+                value = part.loss(label[None], output, sample_weight=weight)
+                total += part.weight * tf.reduce_mean(tf.cast(value, tf.float32))
             return total
 
-        return tf.vectorized_map(of_one, (labels, outputs, given))
+        return tf.vectorized_map(of_one, (labels, outputs, beside, others))
 
 
-def _value(loss: Any, label: Any, output: Any, mask: Any, weight: Any) -> Any:
-    if mask is not None:
+# Attributes in which Keras keeps, beside an output, the mask of its steps, and what a sigmoid or
+# softmax was taken of: its losses are computed from that, where a probability would be 0 or 1.
+_BESIDE = ("_keras_mask", "_keras_logits")
+
+
+def beside_output(output: Any) -> dict[str, Any]:
+    """The tensors that Keras keeps beside an output, by the attribute's name."""
+    found = {name: getattr(output, name, None) for name in _BESIDE}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def with_beside(output: Any, beside: dict[str, Any]) -> Any:
+    """The output with these tensors beside it."""
+    if beside:
         output = tf.identity(output)
-        output._keras_mask = mask[None]  # noqa: SLF001
-    return tf.reduce_mean(tf.cast(loss(label, output, sample_weight=weight), tf.float32))
+    for name, tensor in beside.items():
+        setattr(output, name, tensor)
+    return output
 
 
-def check_loss(output_loss: OutputLoss, y: Any, outputs: Any) -> None:
+def in_float32(outputs: Any) -> Any:
+    """A model's outputs in float32, with the tensors that Keras keeps beside them."""
+
+    def cast(output: Any) -> Any:
+        if output.dtype == tf.float32:
+            return output
+        beside = {
+            name: tf.cast(tensor, tf.float32) if tensor.dtype.is_floating else tensor
+            for name, tensor in beside_output(output).items()
+        }
+        return with_beside(tf.cast(output, tf.float32), beside)
+
+    return keras.tree.map_structure(cast, outputs)
+
+
+def per_example_loss(loss: Any) -> RecordLosses:
+    """The `RecordLosses` of a model with one output, from what `compile` is given as its loss."""
+    return RecordLosses(output_losses(loss))
+
+
+def check_loss(loss: Any, y: Any, outputs: Any) -> None:
     """Raises unless a loss of a batch is made of its records' own losses.
 
     Args:
-        output_loss: of one output.
+        loss: of one output, as `compile` takes it, or an `OutputLoss`.
         y: array `(records, ...)`, labels of at least two records.
         outputs: array `(records, ...)`, outputs that the model might give for them.
 
@@ -171,7 +203,8 @@ def check_loss(output_loss: OutputLoss, y: Any, outputs: Any) -> None:
             call to call.
     """
     # Before any reduction: a batch has its values, or one that is their mean or sum.
-    function = output_loss.loss.call
+    own_loss = loss if isinstance(loss, OutputLoss) else output_losses(loss)[0]
+    function = own_loss.loss.call
     y, outputs = tf.convert_to_tensor(y), tf.convert_to_tensor(outputs)
     y = tf.cast(y, outputs.dtype)  # as Keras hands it to a loss
     specs = [tf.TensorSpec((1, *t.shape[1:]), t.dtype) for t in (y, outputs)]
@@ -182,7 +215,7 @@ def check_loss(output_loss: OutputLoss, y: Any, outputs: Any) -> None:
             f"loss must be a function of a record's label and output alone, it has {stateful[0]}: "
             "it must draw no random numbers, call no Python function and write no variable."
         )
-    own = RecordLosses([OutputLoss(output_loss.loss)])(y, outputs).numpy()
+    own = RecordLosses([OutputLoss(own_loss.loss)])(y, outputs).numpy()
     together = tf.cast(function(y, outputs), tf.float32).numpy()
     if together.ndim == 0:
         agree = any(_close(together, expected) for expected in (own.mean(), own.sum()))

@@ -42,6 +42,8 @@ class Rows:
         return Rows(*keras.tree.map_structure(function, parts))
 
 
+_NAMES = ("images", "labels", "weights")  # of a record's parts
+
 # A record's parts as they come from a source: x, y, and weights or None.
 _Parts = tuple[Any, Any, Any]
 
@@ -185,7 +187,7 @@ def _store(stored: _Parts, place: Any, parts: _Parts, first: _Parts, rows: Any =
     """Puts a record, or the rows of a batch, into its place; it must be like the first record."""
     if (parts[2] is None) != (first[2] is None):
         raise InputError("weights must be given with each record or with none.")
-    for name, into, found, like in zip(("x", "y", "weights"), stored, parts, first, strict=True):
+    for name, into, found, like in zip(_NAMES, stored, parts, first, strict=True):
         if found is None:
             continue
         try:
@@ -244,7 +246,7 @@ class PyDatasetSource(Source):
         parts = _parts_of(batch)
         lengths = {len(part) for part in keras.tree.flatten(parts) if part is not None}
         if len(lengths) != 1:
-            raise InputError("x must give as many labels as images in each batch.")
+            raise InputError("x must give as many images as labels in each batch.")
         return parts
 
     def _read(self, rows: Array) -> _Parts:

@@ -14,6 +14,7 @@ from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training.clipped_gradients import clipped_gradients
 from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums
+from keras_dpvit.training.record_losses import in_float32
 
 
 class PrivateGradients(list[Any]):
@@ -242,18 +243,6 @@ class PrivateStep:
         on_count = tf.constant([mechanism.split_noise()[1] for mechanism in mechanisms], tf.float32)
         on_metrics = tf.constant([m.metrics_noise_stddev for m in mechanisms], tf.float32)
         return on_sums[level], on_count[level], on_metrics[level]
-
-
-def in_float32(outputs: Any) -> Any:
-    """A model's outputs in float32, with the masks that Keras keeps beside them."""
-
-    def cast(tensor: Any) -> Any:
-        result, mask = tf.cast(tensor, tf.float32), getattr(tensor, "_keras_mask", None)
-        if mask is not None and result is not tensor:
-            result._keras_mask = mask  # noqa: SLF001
-        return result
-
-    return keras.tree.map_structure(cast, outputs)
 
 
 def _chunk_sizes(microbatches: int, limit: int, xla: bool) -> tuple[int, int, int]:

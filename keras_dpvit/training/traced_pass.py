@@ -13,7 +13,7 @@ from keras_dpvit.gradients.randomness import draws_noticed, seed_generators
 from keras_dpvit.layers.attention import SelfAttention
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.normalization import DPLayerNormalization
-from keras_dpvit.training.step import in_float32
+from keras_dpvit.training.record_losses import in_float32
 
 # Layers that draw for each row separately, by what their call says.
 _DRAW_BY_ROW: tuple[Any, ...] = (

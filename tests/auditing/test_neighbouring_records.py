@@ -9,7 +9,6 @@ import keras_dpvit as kd
 from keras_dpvit.auditing import neighbours
 from keras_dpvit.gradients import ghost_norm, per_example, reductions
 from keras_dpvit.training import clipped_gradients, trainer
-from keras_dpvit.training.losses import _batch_loss
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -94,12 +93,15 @@ def test_a_loss_of_the_whole_batch_is_found(records, monkeypatch):
     numbers = y.astype("float32")
     assert worst(dense(1), "mse", x, numbers, **extra).holds
 
-    def together(loss):
-        function = keras.losses.get(loss)
-        return lambda labels, outputs: tf.reduce_mean(function(labels[None], outputs), axis=0)
+    def together(losses):
+        function = losses[0].loss.call
 
-    assert _batch_loss("mse") is not None
-    monkeypatch.setattr(trainer, "per_example_loss", together)
+        def of_batch(labels, outputs, weights=None):
+            return tf.reduce_mean(function(labels[None], outputs), axis=0)
+
+        return of_batch
+
+    monkeypatch.setattr(trainer, "RecordLosses", together)
     monkeypatch.setattr(trainer, "check_examples_independent", lambda *arguments: None)
     assert not worst(dense(1), lambda y, p: tf.square(y - p), x, numbers, **extra).holds
 

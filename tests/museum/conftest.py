@@ -69,7 +69,10 @@ class Bench:
                 tf.TensorSpec((), tf.float32),
             ]
             self._traced = tf.function(
-                lambda *batch: self.step.clipped_sums(*batch)[:2], input_signature=specs
+                lambda x, y, present, state: self.step.clipped_sums(
+                    x, y, tf.ones(tf.shape(present)), present, state
+                )[:2],
+                input_signature=specs,
             )
         present = np.ones(len(x), bool) if present is None else present
         state = float(self.plan.sensitivity.initial_state()) if state is None else state

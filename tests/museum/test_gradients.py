@@ -12,7 +12,8 @@ from keras_dpvit.gradients.dense import DenseRule
 from keras_dpvit.gradients.ghost_norm import LinearRule
 from keras_dpvit.gradients.per_example import PerExampleGradients
 from keras_dpvit.gradients.rules import Measured
-from keras_dpvit.training import batch_selection, losses, private_wrapper
+from keras_dpvit.training import batch_selection, private_wrapper, record_losses
+from keras_dpvit.training.labels import ClassNumbers
 from keras_dpvit.training.sources import ArraySource
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -34,7 +35,7 @@ def check_norms(bench, digits):
     """The norms that clipping looks at are those of the whole gradient."""
     x, y = digits[0][:6], digits[1][:6]
     x = x * np.array([0, 1e-3, 0.1, 1, 1, 10], "float32")[:, None]  # of a blank one, biases alone
-    of_one = losses.per_example_loss(SPARSE)
+    of_one = record_losses.per_example_loss(SPARSE)
 
     def forward():
         outputs = bench.model(x, training=True)
@@ -121,8 +122,9 @@ def check_microbatches(bench, digits):
     moved = []
     for step in range(8):  # of each, half the draws put the two into one microbatch
         alone, both = (
-            bench.sums(*batch_selection._microbatches(bench.plan, source, rows, bytes(32), step))
+            bench.sums(found.x, found.y, found.present)
             for rows in (np.array([0]), np.array([0, 1]))
+            for found in [batch_selection._microbatches(bench.plan, source, rows, bytes(32), step)]
         )
         moved.append(np.linalg.norm(both - alone))
     clip, mechanism = bench.plan.sensitivity.l2_norm_clip, bench.plan.mechanism()
@@ -245,7 +247,7 @@ def test_ignored_class(museum, digits):
     Seen: `ignore_index` of PyTorch's cross entropy, `ignore_class` of Keras', with reduction.
     """
     ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=9)
-    check_ignored(losses.per_example_loss(ignoring), digits)
+    check_ignored(record_losses.per_example_loss(ignoring), digits)
 
     def over_the_kept(y, outputs):
         each = keras.losses.sparse_categorical_crossentropy(y, outputs, from_logits=True).numpy()
@@ -272,8 +274,9 @@ def test_label_of_no_class(museum, digits, flat_bench):
 
     def ours(images, labels):
         source = ArraySource(images, labels)
-        source.num_classes = 10
-        return source.take(np.arange(len(labels)))
+        source.numbers = [ClassNumbers(10)]
+        found = source.take(np.arange(len(labels)))
+        return found.x, found.y, found.present
 
     check(ours)
     with museum.caught():

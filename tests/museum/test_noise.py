@@ -74,7 +74,9 @@ def check_chunks(bench, digits):
         bench.trainer.prepare(physical)
         x, y = (tf.constant(t) for t in digits)
         state = tf.constant(0.4)
-        sums, below_count, *_ = bench.trainer.step.clipped_sums(x, y, tf.ones(48, tf.bool), state)
+        sums, below_count, *_ = bench.trainer.step.clipped_sums(
+            x, y, tf.ones(48), tf.ones(48, tf.bool), state
+        )
         release = bench.trainer.step.release(
             sums, below_count, state, tf.constant(0, tf.int64), bench.trainer.keys.noise
         )

@@ -115,7 +115,8 @@ def test_last_partial_batch(museum):
 
 def check_empty_take(source):
     """No records have the shapes and types of some."""
-    for none, one in zip(source.take(np.array([], int)), source.take(np.array([0])), strict=True):
+    pair = (source.take(np.array(rows, int)).parts() for rows in ([], [0]))
+    for none, one in zip(*pair, strict=True):
         assert none.shape == (0, *one.shape[1:])
         assert none.dtype == one.dtype
 

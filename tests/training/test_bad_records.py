@@ -12,6 +12,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.gradients import per_example
 from keras_dpvit.training import batch_selection
 from keras_dpvit.training.adapted import adapted_statistics
+from keras_dpvit.training.labels import ClassNumbers
 from keras_dpvit.training.sources import ArraySource, source_for
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -109,9 +110,9 @@ def test_no_record_decides_a_refusal_alone_in_small_data(bad, records):
     x, y = records
     y = np.where(np.arange(60) < bad, 3, y)
     if bad <= 5:
-        _, labels, present = source_for(compiled(), x, y).take(np.arange(60))
-        np.testing.assert_array_equal(present, np.arange(60) >= bad)
-        assert labels.max() == 2
+        found = source_for(compiled(), x, y).take(np.arange(60))
+        np.testing.assert_array_equal(found.present, np.arange(60) >= bad)
+        assert found.y.max() == 2
         return
     with pytest.raises(InputError, match=r"more than 5 % of the labels lie outside 0..2") as caught:
         source_for(compiled(), x, y)
@@ -123,7 +124,7 @@ def test_five_percent_are_passed_over_in_large_data():
     y = np.zeros(1000, int)
     y[:50] = 9
     x = np.zeros((1000, 4, 4, 1), "float32")
-    assert source_for(compiled(), x, y).take(np.arange(100))[2].sum() == 50
+    assert source_for(compiled(), x, y).take(np.arange(100)).present.sum() == 50
     y[50] = 9
     with pytest.raises(InputError, match="more than 5 %"):
         source_for(compiled(), x, y)
@@ -183,9 +184,15 @@ def test_targets_of_a_single_output_are_numbers_and_a_sparse_loss_numbers_classe
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
     )
     x, y = records
-    assert source_for(network, x, y).num_classes is None  # counts, or 0 and 1
-    assert source_for(model, x, y.astype("float32")).num_classes == 3
-    assert source_for(model, x, np.eye(3, dtype=int)[y]).num_classes is None
+    found = [
+        source_for(*arguments).numbers[0].classes
+        for arguments in (
+            (network, x, y),  # counts, or 0 and 1
+            (model, x, y.astype("float32")),
+            (model, x, np.eye(3, dtype=int)[y]),
+        )
+    ]
+    assert found == [None, 3, None]
 
 
 def places_of(source, **changes):
@@ -194,7 +201,8 @@ def places_of(source, **changes):
         60, 20, 1, 1e-4, 1.0, microbatch_size=4, seed=1, sensitivity=kd.FixedSensitivity()
     )
     step = next(batch_selection.sampled_batches(plan, source, bytes(32), lambda: 0))
-    return [part.reshape(plan.num_microbatches, -1, *part.shape[1:]) for part in step]
+    x, y, _, present = step
+    return [part.reshape(plan.num_microbatches, -1, *part.shape[1:]) for part in (x, y, present)]
 
 
 def test_a_microbatch_is_filled_with_its_own_first_record_only(records):
@@ -202,7 +210,7 @@ def test_a_microbatch_is_filled_with_its_own_first_record_only(records):
     y = np.arange(60) % 3
     y[[0, 7]] = 5
     source = ArraySource(x, y)
-    source.num_classes = 3
+    source.numbers = [ClassNumbers(3)]
     images, labels, present = places_of(source)
     assert present.any()
     assert not present.all()
@@ -342,7 +350,11 @@ def test_the_norm_of_a_record_of_infinite_loss_is_counted_as_zero(records):
         trainer.prepare(64)
         present = np.ones(len(labels), bool)
         found = trainer.step.clipped_sums(
-            tf.constant(x[: len(labels)]), tf.constant(labels), present, trainer.state.sensitivity
+            tf.constant(x[: len(labels)]),
+            tf.constant(labels),
+            tf.ones(len(labels)),
+            present,
+            trainer.state.sensitivity,
         )
         return float(found[1])
 

@@ -161,7 +161,8 @@ def neighbours(model, chunk=32):
     @tf.function(input_signature=specs)
     def traced(x, y):
         present = tf.ones(tf.shape(y), tf.bool)
-        return trainer.step.clipped_sums(x, y, present, trainer.state.sensitivity)[:2]
+        weights = tf.ones(tf.shape(y)[:1])
+        return trainer.step.clipped_sums(x, y, weights, present, trainer.state.sensitivity)[:2]
 
     def sums_of(x, y):
         for state, before in zip(states, seeds, strict=True):

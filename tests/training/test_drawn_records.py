@@ -81,9 +81,9 @@ def test_a_label_outside_the_classes_takes_its_record_out(label, small_records):
     batches = by_seven(x, np.where(np.arange(60) == 41, label, y))
     for records in (altered(x, y, 41, label=label), batches):
         source = source_for(a_network(), records, None)
-        _, labels, present = source.take(np.array([59, 41, 3]))
-        np.testing.assert_array_equal(present, [True, False, True])
-        np.testing.assert_array_equal(labels, [y[59], 0, y[3]])
+        found = source.take(np.array([59, 41, 3]))
+        np.testing.assert_array_equal(found.present, [True, False, True])
+        np.testing.assert_array_equal(found.y, [y[59], 0, y[3]])
 
 
 def test_batches_that_change_are_refused(small_records):

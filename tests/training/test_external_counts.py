@@ -104,7 +104,7 @@ def test_a_pass_that_is_much_shorter_than_planned_is_refused_at_its_end(rows):
 
 
 def test_a_part_of_a_pass_cannot_be_asked_for(rows):
-    with pytest.raises(InputError, match="steps_per_epoch cannot be used"):
+    with pytest.raises(InputError, match="steps_per_epoch is the plan's"):
         compiled().fit(rows.batch(20), steps_per_epoch=1, verbose=0)
 
 

@@ -164,9 +164,13 @@ def test_make_private_trains_a_model_of_somebody_else(xy):
     ("arguments", "message"),
     [
         ({"batch_size": 7}, "batch_size is the plan's"),
-        ({"sample_weight": np.ones(60)}, "sample_weight cannot"),
-        ({"validation_split": 0.1}, "validation_split cannot"),
-        ({"steps_per_epoch": 3}, "steps_per_epoch cannot"),
+        ({"sample_weight": np.ones(59)}, "must have the same length"),
+        ({"class_weight": {3: 1.0}}, "class_weight must give finite weights to classes 0..2"),
+        ({"class_weight": {0: np.inf}}, "class_weight must give finite weights"),
+        ({"class_weight": [1, 2, 3]}, "class_weight must be a dict"),
+        ({"validation_split": 1.5}, "validation_split must"),
+        ({"validation_split": 0.1, "checkpoint_dir": "x"}, "validation_split cannot be used with"),
+        ({"steps_per_epoch": 7}, "steps_per_epoch is the plan's"),
         ({"physical_batch_size": 0}, "physical_batch_size must"),
     ],
 )
@@ -207,12 +211,12 @@ def test_losses_that_are_no_records_own_are_refused(xy):
         [
             keras.Input((4, 4, 1)),
             keras.layers.Flatten(),
-            keras.layers.Dense(3, kernel_regularizer="l2"),
+            keras.layers.Dense(3, activity_regularizer="l2"),
         ]
     )
     model = kd.make_private(network)
     model.compile(kd.DPKerasAdamOptimizer(a_plan()), LOSS)
-    with pytest.raises(InputError, match="regularizers"):
+    with pytest.raises(InputError, match="add_loss and activity regularizers"):
         model.fit(*xy, verbose=0)
 
 

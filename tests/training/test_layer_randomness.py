@@ -248,7 +248,9 @@ def released_without_noise(kind, x, y):
     found = randomness.enter(tf.constant(0, tf.int64))
     present = tf.ones(len(x), tf.bool)
     images = tf.constant(x, tf.float32)
-    sums, *_ = trainer.step.clipped_sums(images, tf.constant(y), present, trainer.state.sensitivity)
+    sums, *_ = trainer.step.clipped_sums(
+        images, tf.constant(y), tf.ones(len(x)), present, trainer.state.sensitivity
+    )
     randomness.leave(found)
     return sums.numpy(), model
 

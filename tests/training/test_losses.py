@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_dpvit as kd
-from keras_dpvit.training.losses import per_example_loss
+from keras_dpvit.training.record_losses import per_example_loss
 
 
 def eq_7(labels, logits):

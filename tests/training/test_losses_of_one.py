@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_dpvit as kd
-from keras_dpvit.training.losses import check_loss, per_example_loss
+from keras_dpvit.training.record_losses import check_loss, per_example_loss
 
 rng = np.random.default_rng(0)
 OUTPUTS = rng.uniform(0.1, 0.9, (6, 1)).astype("float32")

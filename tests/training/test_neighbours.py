@@ -44,9 +44,11 @@ def replay(model, augmentation=None, chunk=64):
     traced = []
 
     def sums(x, y, present):
+        weights = tf.ones(tf.shape(present))
         if augmentation is not None:
-            x, y, present = augmentation.apply(x, y, present, tf.constant([3, 4], tf.int64))
-        return trainer.step.clipped_sums(x, y, present, trainer.state.sensitivity)[:2]
+            seed = tf.constant([3, 4], tf.int64)
+            x, y, weights, present = augmentation.apply(x, y, weights, present, seed)
+        return trainer.step.clipped_sums(x, y, weights, present, trainer.state.sensitivity)[:2]
 
     def run(x, y, present):
         batch = [tf.constant(t) for t in (x, y, present)]
@@ -118,7 +120,8 @@ def test_augmented_copies_are_averaged_before_clipping():
 
 def microbatches(the_plan, x, y):
     source = ArraySource(x, y)
-    return batch_selection._microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
+    found = batch_selection._microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
+    return found.x, found.y, found.present
 
 
 def test_a_microbatch_is_clipped_as_the_mean_of_its_records():

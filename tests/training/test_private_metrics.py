@@ -180,8 +180,9 @@ def released(model, metrics, x, y, trials=1):
     trainer = model.private_trainer
     trainer.prepare(64, None, metrics)
     present = np.ones(len(x), bool)
+    x, y, weights, present = (tf.constant(a) for a in (x, y, np.ones(len(x), "float32"), present))
     clipped, below_count, *_ = trainer.step.clipped_sums(
-        tf.constant(x), tf.constant(y), tf.constant(present), trainer.state.sensitivity
+        x, y, weights, present, trainer.state.sensitivity
     )
 
     @tf.function(autograph=False)

@@ -80,12 +80,14 @@ def test_rows_are_taken_with_their_labels(name, small_records):
     shuffled = np.random.default_rng(3).permutation(60)
     for rows in ([], [0], [59], [3, 6, 7, 20, 56, 59], range(60), shuffled, [8, 3, 8, 59, 2]):
         rows = np.array(rows, int)
-        images, labels, present = source.take(rows)
-        assert present.all()
+        found = source.take(rows)
+        images, labels = found.x, found.y
+        assert found.present.all()
+        assert found.weights.tolist() == [1.0] * len(rows)
         np.testing.assert_array_equal(images, x[rows])
         np.testing.assert_array_equal(labels, y[rows])
         assert (images.dtype, labels.dtype) == (x.dtype, y.dtype)
-    images, labels = source.example()
+    images, labels = source.example().x, source.example().y
     np.testing.assert_array_equal(images, x[:1])
     np.testing.assert_array_equal(labels, y[:1])
 
@@ -111,7 +113,7 @@ def test_what_cannot_be_read_is_refused(small_records):
         RandomAccessSource([])
     with pytest.raises(InputError, match="at least one batch"):
         PyDatasetSource(Batches(x, y, []))
-    for records in (list(x), [{"image": x[0]}], [(x[0], 1, 1.0)], "ab"):
+    for records in (list(x), [{"image": x[0]}], [(x[0], 1, 1.0, 0)], "ab"):
         with pytest.raises(InputError, match="x must give records as"):
             RandomAccessSource(records)
     mixed = RandomAccessSource([(x[0], 0), (x[0][:2], 1)])
@@ -120,9 +122,9 @@ def test_what_cannot_be_read_is_refused(small_records):
 
     class Weighted(Batches):
         def __getitem__(self, index):
-            return (*super().__getitem__(index), np.ones(7))
+            return (*super().__getitem__(index), np.ones(7), 0)
 
-    with pytest.raises(InputError, match="without sample weights"):
+    with pytest.raises(InputError, match=r"batches as \(x, y\) or \(x, y, weights\)"):
         PyDatasetSource(Weighted(x, y, [7, 7]))
 
 
