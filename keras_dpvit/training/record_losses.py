@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,7 +85,8 @@ class _FunctionLoss(keras.losses.Loss):
     """A function of `(y_true, y_pred)` as a loss; ranks are made equal, as Keras does."""
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        super().__init__(name=getattr(function, "__name__", None))
+        name = getattr(function, "__name__", "function")
+        super().__init__(name=re.sub(r"\W", "_", name))  # of a lambda, no scope can be named
         self._function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -172,9 +172,19 @@ class RandomAccessSource(Source):
 
 def _parts_of(found: Any) -> _Parts:
     """x, y, and weights or None, as arrays."""
-    x, y = keras.tree.map_structure(np.asarray, (found[0], found[1]))
+    x, y = _arrays(found[0]), _arrays(found[1])
     weights = found[2] if len(found) == 3 else None
     return x, y, None if weights is None else np.asarray(weights, "float32")
+
+
+def _arrays(structure: Any) -> Any:
+    """A structure of arrays; a list of numbers is one array."""
+    if isinstance(structure, dict):
+        return {key: _arrays(value) for key, value in structure.items()}
+    are_parts = isinstance(structure, list) and all(np.ndim(value) for value in structure)
+    if isinstance(structure, tuple) or (are_parts and hasattr(structure[0], "shape")):
+        return tuple(_arrays(value) for value in structure)
+    return np.asarray(structure)
 
 
 def _room_for(records: int, first: _Parts) -> _Parts:

@@ -166,9 +166,9 @@ def realised_divisor(monkeypatch):
 
     sums, release = steps.PrivateStep.clipped_sums, steps.PrivateStep.release_all
 
-    def counting(self, x, y, present, state):
+    def counting(self, x, y, weights, present, state):
         self._realised = tf.reduce_sum(tf.cast(present, tf.float32))
-        return sums(self, x, y, present, state)
+        return sums(self, x, y, weights, present, state)
 
     def dividing(self, *arguments):
         gradients, *rest = release(self, *arguments)

@@ -15,6 +15,7 @@ from keras_dpvit.gradients.rules import Measured
 from keras_dpvit.training import batch_selection, private_wrapper, record_losses
 from keras_dpvit.training.labels import ClassNumbers
 from keras_dpvit.training.sources import ArraySource
+from keras_dpvit.training.step import PrivateStep
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -430,23 +431,42 @@ def test_shared_dropout_masks(museum, digits, monkeypatch):
 
 def check_added(network, museum):
     """A loss that is no record's own is refused: its gradient would pass the noise by."""
-    with pytest.raises(InputError, match="add_loss and regularizers"):
+    with pytest.raises(InputError, match="add_loss and activity regularizers"):
         museum.Bench(museum.plan(48), network)
 
 
+def check_penalty(penalised):
+    """Of blank images a kernel has no gradient: a step moves it by its penalty's alone."""
+    network = keras.Sequential(
+        [keras.Input((64,)), keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1))]
+    )
+    start = network.layers[0].kernel.numpy()
+    model = kd.make_private(network)
+    plan = kd.PrivacyPlan(48, 48, 1, 1e-3, noise_multiplier=0.0)
+    model.compile(kd.DPKerasSGDOptimizer(plan, 0.5), SPARSE)
+    penalised(lambda: model.fit(np.zeros((48, 64), "float32"), np.zeros(48, int), verbose=0))
+    np.testing.assert_allclose(network.layers[0].kernel, start * (1 - 0.5 * 2 * 0.1), rtol=1e-5)
+
+
 def test_added_losses(museum, monkeypatch):
-    """A regularizer's gradient is added beside the noise, or left out without a word.
+    """A loss beside the records' own goes past the noise, or is left out without a word.
+
+    A penalty of weights looks at no record and is added after the noise; any other is refused.
 
     Seen: TF Privacy (`add_loss`, a warning in a docstring).
     """
+    penalised = keras.layers.ActivityRegularization(l2=0.1)
+    check_added(museum.network(penalised), museum)
+    check_penalty(lambda fit: fit())
 
-    def networks():
-        yield museum.network(keras.layers.ActivityRegularization(l2=0.1))
-        yield museum.network(keras.layers.Dense(64, kernel_regularizer="l2", name="weighed"))
+    def left_out(fit):
+        with monkeypatch.context() as patched:
+            nothing = tf.zeros([])
+            patched.setattr(PrivateStep, "with_penalties", lambda self, g: (g, nothing))
+            fit()
 
-    for network in networks():
-        check_added(network, museum)
+    with museum.caught():
+        check_penalty(left_out)
     monkeypatch.setattr(private_wrapper.DPModel, "losses", [])
-    for network in networks():
-        with pytest.raises(pytest.fail.Exception):
-            check_added(network, museum)
+    with pytest.raises(pytest.fail.Exception):
+        check_added(museum.network(penalised), museum)

@@ -206,7 +206,9 @@ def test_copies_are_their_image_moved_and_perhaps_mirrored(dtype, shift, mirror)
     x = rng.integers(0, 256, (5, 6, 7, 3)).astype(dtype)
     y, present = np.arange(5), np.array([True, False, True, True, False])
     augmentation = kd.Augmentation(copies=4, shift=shift, mirror=mirror)
-    copies, labels, here = (t.numpy() for t in augmentation.apply(x, y, present, SEED))
+    weights = np.ones(5, "float32")
+    altered = augmentation.apply(x, y, weights, present, SEED)
+    copies, labels, _, here = (t.numpy() for t in altered)
     assert copies.shape == (20, 6, 7, 3)
     assert copies.dtype == x.dtype
     np.testing.assert_array_equal(labels, np.repeat(y, 4))
@@ -218,7 +220,7 @@ def test_copies_are_their_image_moved_and_perhaps_mirrored(dtype, shift, mirror)
 def test_every_alteration_is_equally_likely():
     image = np.random.default_rng(1).integers(0, 256, (1, 6, 6, 1)).astype("uint8")
     augmentation = kd.Augmentation(copies=3600, shift=1)
-    copies = augmentation.apply(image, np.zeros(1), np.ones(1, bool), SEED)[0].numpy()
+    copies = augmentation.apply(image, np.zeros(1), np.ones(1), np.ones(1, bool), SEED)[0].numpy()
     made = possible(image[0], 1, True)
     counts = dict.fromkeys(made, 0)
     for copy in copies:
@@ -230,7 +232,7 @@ def test_every_alteration_is_equally_likely():
 
 def test_the_same_seed_alters_the_same_way_and_another_does_not():
     x = np.random.default_rng(2).normal(size=(8, 6, 6, 1)).astype("float32")
-    rest = np.zeros(8), np.ones(8, bool)
+    rest = np.zeros(8), np.ones(8), np.ones(8, bool)
     augmentation = kd.Augmentation()
     first, again = (augmentation.apply(x, *rest, SEED)[0].numpy() for _ in range(2))
     np.testing.assert_array_equal(first, again)

@@ -130,9 +130,10 @@ def test_a_drawn_record_that_is_not_finite_counts_as_none(value, small_records):
     step = masked.private_trainer
 
     def without(data, take_step=step.train_step):
-        images, labels, present = data
+        images, labels, weights, present = data
         here = present & tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
-        return take_step((tf.boolean_mask(images, here), labels[here], present[here]))
+        parts = (images, labels, weights, present)
+        return take_step(tuple(tf.boolean_mask(part, here) for part in parts))
 
     step.train_step = without
     masked.fit(altered(x, y, 41, image=odd), verbose=0)

@@ -134,7 +134,7 @@ def test_bad_labels_count_as_zero_there_too(small_records):
     model = compiled()
     made = external.ExternalBatches(model, model.private_trainer.plan, data, None)
     batches = [tuple(part.numpy() for part in batch) for batch in made.data]
-    present = np.concatenate([batch[2] for batch in batches])
+    present = np.concatenate([batch[3] for batch in batches])
     labels = np.concatenate([batch[1] for batch in batches])
     np.testing.assert_array_equal(np.flatnonzero(~present), [3, 30])
     np.testing.assert_array_equal(labels, np.where(present, y, 0))

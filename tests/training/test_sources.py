@@ -342,14 +342,14 @@ def test_what_an_external_plan_cannot_count_is_refused(small_records, tmp_path):
     x, y = small_records
     data = dataset(x, y)
     model = external()
-    weighted = tf.data.Dataset.from_tensor_slices((x, y, np.ones(60, "float32"))).batch(20)
+    four = tf.data.Dataset.from_tensor_slices((x, y, y, y)).batch(20)
     for given, message in (
         ((x, y), "needs a tf.data.Dataset"),
         ((data, y), "needs a tf.data.Dataset"),
         ((Records(x, y),), "needs a tf.data.Dataset"),
         ((by_seven(x, y),), "needs a tf.data.Dataset"),
         ((data.repeat(),), "x must have an end"),
-        ((weighted,), "without sample weights"),
+        ((four,), r"\(images, labels\) or \(images, labels, weights\)"),
         ((data.take(0),), "at least one batch"),
         ((dataset(x[:, :3], y),), "images must be 4x4x1"),
     ):
