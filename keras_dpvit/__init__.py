@@ -8,6 +8,7 @@ import warnings as _warnings
 
 import lazy_loader as _lazy_loader
 
+from keras_dpvit import _keras_classes
 from keras_dpvit.version import __version__
 
 _load, _names, __all__ = _lazy_loader.attach_stub(__name__, __file__)
@@ -25,7 +26,12 @@ def __getattr__(name: str) -> object:
             stacklevel=2,
         )
         name = new
-    return _load(name)
+    found = _load(name)
+    _keras_classes.register()  # it may have imported Keras
+    return found
+
+
+_keras_classes.register()
 
 
 def __dir__() -> list[str]:

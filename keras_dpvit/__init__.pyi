@@ -17,6 +17,9 @@ from .errors import InputError as InputError
 from .layers.fusion import AdaptiveWeightedFusion as AdaptiveWeightedFusion
 from .loading import load_model as load_model
 from .models.backbone import DPViTBackbone as DPViTBackbone
+from .models.batch_normalization import (
+    replace_batch_normalization as replace_batch_normalization,
+)
 from .models.classifier import DPViTClassifier as DPViTClassifier
 from .models.description import describe as describe
 from .models.fused import FusedClassifier as FusedClassifier
@@ -41,6 +44,7 @@ from .training.initial_weights import load_initial_weights as load_initial_weigh
 from .training.losses import PerClassBinaryCrossentropy as PerClassBinaryCrossentropy
 from .training.optimizers import DPKerasAdamOptimizer as DPKerasAdamOptimizer
 from .training.optimizers import DPKerasSGDOptimizer as DPKerasSGDOptimizer
+from .training.optimizers import private as private
 from .training.private_metrics import PrivateMetrics as PrivateMetrics
 from .training.private_wrapper import make_private as make_private
 

@@ -108,7 +108,8 @@ def _collect(layer: Any, calls: Calls, rules: list[LayerRule]) -> list[Any]:
     if isinstance(layer, keras.layers.BatchNormalization):
         raise InputError(
             f"Layer {layer.name} is a BatchNormalization: it mixes the examples of a batch, so no "
-            "example has a gradient of its own; use LayerNormalization or GroupNormalization."
+            "example has a gradient of its own; kd.replace_batch_normalization(model) gives the "
+            "model without, and base.trainable = False freezes the layers that hold it."
         )
     if calls.by_record[id(layer)] and (rule := rule_for(layer)) is not None:
         rules.append(LayerRule(layer, rule))

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision, register_rule
+from keras_dpvit.layers.fixed_normalization import FixedNormalization
 from keras_dpvit.layers.normalization import GainAndBias
 
 
@@ -65,4 +66,20 @@ class GroupNormalizationRule(InstantiatedRule):
         mean, variance = tf.nn.moments(grouped, axes=axes, keepdims=True)
         normalized = (grouped - mean) * tf.math.rsqrt(variance + layer.epsilon)
         normalized = tf.reshape(normalized, (-1, *places, channels))
+        return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)
+
+
+@register_rule(FixedNormalization)
+class FixedNormalizationRule(InstantiatedRule):
+    """A scale and an offset of what fixed statistics normalise."""
+
+    variable_names = ("gamma", "beta")
+
+    def supports(self, layer: Any) -> bool:
+        return layer.axis in (-1, layer.input_spec.ndim - 1)
+
+    def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
+        inputs = full_precision(call.inputs)
+        mean, variance = (tf.cast(v, inputs.dtype) for v in (layer.mean, layer.variance))
+        normalized = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
         return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)

@@ -1,4 +1,4 @@
-"""What a Keras model takes and returns: nested structures of shapes and types."""
+"""The tensors that a Keras model takes and returns, in nested structures."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from keras_dpvit.errors import InputError
 
 
 def inputs_of(model: Any) -> Any:
-    """What a built model takes, as `keras.KerasTensor` in its own structure.
+    """The inputs of a built model, as `keras.KerasTensor` in its own structure.
 
     Args:
         model: a functional, sequential or subclassed model, or a wrapper with one as `network`.
@@ -33,7 +33,7 @@ def inputs_of(model: Any) -> Any:
 
 
 def outputs_of(model: Any) -> Any:
-    """What a built model returns, as `inputs_of` says what it takes."""
+    """The outputs of a built model, as `inputs_of` gives its inputs."""
     network = getattr(model, "network", model)
     found = _declared(network, "outputs")
     if found is None:
@@ -122,7 +122,7 @@ def _declared(network: Any, what: str) -> Any:
 
 
 def _from_build(network: Any) -> Any:
-    """What a subclassed model was first called on."""
+    """The inputs that a subclassed model was first called on."""
     config = network.get_build_config() if getattr(network, "built", False) else None
     shapes = (config or {}).get("input_shape")
     if shapes is None:

@@ -76,6 +76,13 @@ class FusedClassifier(keras.Model):
         """Shape of the fused probabilities."""
         return self.members[0].output_shape
 
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export`; `export.saved_model` writes the privacy card along."""
+        if not kwargs.get("input_signature"):
+            shape = (None, *self.input_shape[1:])
+            kwargs["input_signature"] = [keras.InputSpec(dtype="float32", shape=shape)]
+        return super().export(filepath, *args, **kwargs)
+
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: only the members of a fused model are trained."""
         raise InputError("A FusedClassifier is not trained: train its members, then fuse them.")

@@ -103,7 +103,7 @@ class ExternalBatches:
 
 
 def _in_range(numbers: ClassNumbers, labels: Any) -> Any:
-    """Which rows have no label outside of the classes, bool `(rows,)`; as `numbers.outside`."""
+    """True for rows without a label outside of the classes, bool `(rows,)`."""
     if numbers.classes is None:
         return tf.ones(tf.shape(labels)[:1], tf.bool)
     inside = (labels >= 0) & (labels < tf.cast(numbers.classes, labels.dtype))

@@ -41,7 +41,7 @@ class ClassNumbers:
 
 
 def class_numbers(model: Any, labels: Any) -> list[ClassNumbers]:
-    """What the labels of each output are.
+    """Finds out which outputs' labels number classes.
 
     Class numbers are what a sparse loss is given, and whole numbers beside several outputs under
     a loss that may take them for classes; targets of a single output are not.

@@ -63,6 +63,60 @@ class _PrivateOptimizer:
         return {**super().get_config(), "plan": self.plan.get_config()}  # type: ignore[misc]
 
 
+def private(optimizer: Any, plan: PrivacyPlan) -> Any:
+    """Any Keras optimizer under a `PrivacyPlan`.
+
+    Guarantee: the plan's. What an optimizer does with noised gradients is post-processing.
+
+    Args:
+        optimizer: a Keras optimizer that has not trained, as `keras.optimizers.Lion(1e-4)`; its
+            learning rate may be a schedule. It is not changed.
+        plan: a `PrivacyPlan`.
+
+    Returns:
+        An optimizer of the same kind and settings for `compile`, saved with its model.
+
+    Raises:
+        InputError: if the optimizer or the plan is something else, if it is private already, if
+            gradients are accumulated over steps, or if it trains through another optimizer
+            (`LossScaleOptimizer`), which skips steps by what it sees of the data.
+
+    Example:
+        >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, noise_multiplier=1.0)
+        >>> model = kd.make_private(keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]))
+        >>> model.compile(kd.private(keras.optimizers.Lion(1e-4), plan), "mse")
+    """
+    if isinstance(optimizer, str) or not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise InputError(
+            f"optimizer must be a Keras optimizer, got {optimizer!r}: write "
+            "kd.private(keras.optimizers.AdamW(1e-3), plan)."
+        )
+    if isinstance(optimizer, _PrivateOptimizer):
+        raise InputError(f"optimizer is private already: {type(optimizer).__name__}.")
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
+    config = optimizer.get_config()
+    kind: Any = _kind(type(optimizer))
+    return kind.from_config({**config, "plan": plan})
+
+
+_KINDS: dict[type, type] = {}
+
+
+def _kind(base: type) -> type:
+    """The private class over one of Keras' optimizers, made and registered once."""
+    if base not in _KINDS:
+
+        def __init__(self: Any, plan: Any, **kwargs: Any) -> None:  # noqa: N807
+            base.__init__(self, **kwargs)  # type: ignore[misc]
+            self._init_private(plan)
+
+        name = f"Private{base.__name__}"
+        made = type(name, (_PrivateOptimizer, base), {"__init__": __init__, "__module__": __name__})
+        _KINDS[base] = keras.saving.register_keras_serializable(package="keras_dpvit")(made)
+    return _KINDS[base]
+
+
 @keras.saving.register_keras_serializable(package="keras_dpvit")
 class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
     """SGD under a `PrivacyPlan`.
@@ -117,3 +171,13 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
     def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self._init_private(plan)
+
+
+# In a fresh process a file may name any of them.
+for _optimizer in vars(keras.optimizers).values():
+    if (
+        isinstance(_optimizer, type)
+        and issubclass(_optimizer, keras.optimizers.Optimizer)
+        and _optimizer not in (keras.optimizers.Optimizer, keras.optimizers.LossScaleOptimizer)
+    ):
+        _kind(_optimizer)

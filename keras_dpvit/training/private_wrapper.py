@@ -51,6 +51,28 @@ class DPModel(PrivatelyTrainable, keras.Model):
         return shapes_of(outputs_of(self.network))
 
     @property
+    def inputs(self) -> list[Any]:
+        """The network's inputs, as a functional model has them."""
+        found: list[Any] = keras.tree.flatten(inputs_of(self.network))
+        return found
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The network's outputs, as a functional model has them."""
+        found: list[Any] = keras.tree.flatten(outputs_of(self.network))
+        return found
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        """The network, or a layer of it, as `keras.Model.get_layer`."""
+        if name == self.network.name:
+            return self.network
+        return self.network.get_layer(name, index)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export`, of the network; `export.saved_model` writes the card along."""
+        return self.network.export(*args, **kwargs)
+
+    @property
     def output_names(self) -> list[str]:
         """Names of the outputs, by which `compile` takes losses and metrics."""
         return output_names(self.network)

@@ -136,7 +136,7 @@ def test_a_frozen_backbone_with_batch_normalisation_lends_its_features():
 def test_what_hub_models_need_before_they_are_private():
     backbone = models.VGGBackbone([1], [4], image_shape=(None, None, 3))
     model = models.ImageClassifier(backbone=backbone, num_classes=3)
-    with pytest.raises(InputError, match="inputs of fixed sides, .* has"):
+    with pytest.raises(InputError, match=r"inputs of fixed sides, .* has"):
         kd.make_private(model)
     model = vit()
     model.preprocessor = models.ViTImageClassifierPreprocessor()
