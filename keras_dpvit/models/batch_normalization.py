@@ -11,6 +11,7 @@ from keras_dpvit.layers.inside import layers_inside
 
 REPLACEMENTS = ("group", "layer", "frozen")
 _MOST_GROUPS = 32  # Wu and He 2018
+_LEAST_IN_GROUP = 4
 _SUBSTITUTES = (
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
@@ -24,8 +25,9 @@ def replace_batch_normalization(model: Any, by: str = "group") -> Any:
     BatchNormalization computes with the mean of a batch, so that no example has a gradient of its
     own. The copy has in its place:
 
-    * "group": `GroupNormalization` (Wu and He 2018) with as many groups as divide the channels, 32
-      at the most;
+    * "group": `GroupNormalization` (Wu and He 2018) with as many groups as the channels fill with
+      four or more each, 32 at the most: a group of one channel would take its mean away, and what
+      is pooled behind it would say nothing;
     * "layer": `LayerNormalization` over the channels;
     * "frozen": the same normalisation by the statistics that the layer has, which no longer
       change; right for weights that were trained elsewhere, of no use for a fresh model.
@@ -111,7 +113,8 @@ def _substitute(layer: Any, by: str) -> Any:
 
 
 def _groups(channels: int) -> int:
-    return max(n for n in range(1, min(_MOST_GROUPS, channels) + 1) if channels % n == 0)
+    most = min(_MOST_GROUPS, max(1, channels // _LEAST_IN_GROUP))
+    return max(n for n in range(1, most + 1) if channels % n == 0)
 
 
 def _copy_weights(layer: Any, other: Any) -> None:
