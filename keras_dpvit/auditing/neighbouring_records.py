@@ -48,10 +48,10 @@ class Neighbours:
 def neighbours(
     model: Any,
     loss: Any,
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Any,
+    y: Any,
     plan: PrivacyPlan,
-    records: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    records: dict[str, tuple[Any, Any]] | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Neighbours:
     """Adds one record after another to a data set and compares one step of `fit` with and without.
@@ -66,8 +66,9 @@ def neighbours(
     Args:
         model: a `DPViTClassifier` or `make_private` model; it is not changed.
         loss: as given to `compile`.
-        x: array `(n, ...)`, the records that are there in both data sets; a few dozen do.
-        y: array `(n, ...)`, their labels.
+        x: array `(n, ...)`, or several in a dict or tuple as `fit` takes them: the records that
+            are there in both data sets; a few dozen do.
+        y: their labels, likewise.
         plan: the `PrivacyPlan` whose clipping and sensitivity are tried.
         records: names and pairs `(image, label)`; None takes `adversarial_records(x, y)`.
         progress: called with the name of each record before it is tried.
@@ -92,12 +93,12 @@ def neighbours(
         raise InputError("plan must be a certified one without microbatches to be tried.")
     if records is None:
         records = adversarial_records(x, y)
-    replay = _Replay(model, loss, plan, len(x))
+    replay = _Replay(model, loss, plan, len(keras.tree.flatten(x)[0]))
     less = replay.sum(x, y)
     ratios = {}
     for name, (image, label) in records.items():
         progress(name)
-        more = replay.sum(_appended(x, image), _appended(y, label))
+        more = replay.sum(*keras.tree.map_structure(_appended, (x, y), (image, label)))
         ratios[name] = float(np.linalg.norm(more - less) / replay.sensitivity)
     return Neighbours(ratios, bool(np.abs(less).max() > 0), replay.sensitivity)
 
@@ -132,7 +133,7 @@ class _Replay:
         self._random = any(_generators(layer) for layer in layers_inside(self._model))
         self._compiled = False
 
-    def sum(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def sum(self, x: Any, y: Any) -> np.ndarray:
         """The clipped sum of a data set, all variables in one float64 vector."""
         from keras_dpvit.training.optimizers import DPKerasSGDOptimizer
 
@@ -173,17 +174,37 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def adversarial_records(x: np.ndarray, y: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def adversarial_records(x: Any, y: Any) -> dict[str, tuple[Any, Any]]:
     """Records that mechanisms stumble over, shaped like those of a data set.
 
     Args:
-        x: array `(n, ...)`, at least one record.
-        y: array `(n, ...)`.
+        x: array `(n, ...)`, at least one record; or several in any structure.
+        y: array `(n, ...)`, likewise.
 
     Returns:
         names and pairs `(image, label)`: blank, constant, huge, tiny, alternating and whole-number
-        images, images with NaN or infinity, and labels out of range, infinite or NaN.
+        images, images with NaN or infinity, and labels out of range, infinite or NaN. Of records
+        of several parts, one part after the other, the rest as in the first record.
     """
+    if not keras.tree.is_nested(x) and not keras.tree.is_nested(y):
+        return _records_of_one(np.asarray(x), np.asarray(y))
+    images, labels = keras.tree.flatten(x), keras.tree.flatten(y)
+    first = [part[0] for part in (*images, *labels)]
+    found = {}
+    for index in range(len(first)):
+        # The part beside a label or an image that is nobody's concern here.
+        is_image = index < len(images)
+        part = np.asarray((*images, *labels)[index])
+        own = _records_of_one(part, labels[0]) if is_image else _records_of_one(images[0], part)
+        for name, (image, label) in own.items():
+            if name.startswith("image" if is_image else "label"):
+                parts = [*first[:index], image if is_image else label, *first[index + 1 :]]
+                packed = keras.tree.pack_sequence_as((x, y), parts)
+                found[f"{name}, part {index + 1}"] = packed
+    return found
+
+
+def _records_of_one(x: np.ndarray, y: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     image, label = np.asarray(x[0]), np.asarray(y[0])
     places = np.indices(image.shape).sum(axis=0) if image.ndim else np.zeros(())
     rng = np.random.default_rng(0)

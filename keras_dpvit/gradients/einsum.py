@@ -39,7 +39,7 @@ class _Equation:
         return "".join(letter for letter in self.kernel if letter in self.outputs)
 
 
-def _parse(equation: str) -> _Equation | None:
+def parsed(equation: str) -> _Equation | None:
     """The equation, None if the layer is not a Dense layer in other axes."""
     match = re.fullmatch("([A-Za-z])([A-Za-z]*),([A-Za-z]+)->([A-Za-z])([A-Za-z]*)", equation)
     if match is None or match[1] != match[4] or match[1] in match[2] + match[3] + match[5]:
@@ -60,7 +60,7 @@ class EinsumDenseRule(LinearRule):
     """
 
     def supports(self, layer: Any) -> bool:
-        equation = _parse(layer.equation)
+        equation = parsed(layer.equation)
         if equation is None or layer.bias is None:
             return equation is not None
         shape = layer.bias.shape
@@ -70,7 +70,7 @@ class EinsumDenseRule(LinearRule):
         return len(shape) <= len(equation.outputs) and not misread
 
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
-        equation = _parse(layer.equation)
+        equation = parsed(layer.equation)
         assert equation is not None
         inputs = [
             _rows(call.inputs, equation.inputs, equation.tokens, equation.contracted)
@@ -93,7 +93,7 @@ class EinsumDenseRule(LinearRule):
         return tf.add_n(each)
 
     def in_kernel_order(self, layer: Any, kernel: Any) -> Any:
-        equation = _parse(layer.equation)
+        equation = parsed(layer.equation)
         assert equation is not None
         sides = dict(zip(equation.kernel, layer.kernel.shape, strict=True))
         found = equation.contracted + equation.kept

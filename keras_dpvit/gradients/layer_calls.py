@@ -33,11 +33,11 @@ def record_calls(layers: list[tuple[Any, GradientRule | None]]) -> Iterator[list
         for (layer, rule), kept in zip(layers, calls, strict=True):
             name = call_name(layer)
             call = getattr(layer, name)
-            stack.enter_context(_shadowed(layer, name, _recorder(layer, call, rule, kept)))
+            stack.enter_context(shadowed(layer, name, _recorder(layer, call, rule, kept)))
             tap = rule.tap if rule else None
             function = getattr(layer, tap, None) if tap else None
             if tap and function is not None:
-                stack.enter_context(_shadowed(layer, tap, _tapped(function, kept)))
+                stack.enter_context(shadowed(layer, tap, _tapped(function, kept)))
         yield calls
 
 
@@ -71,7 +71,8 @@ def _tapped(function: Callable[[Any], Any], kept: list[LayerCall]) -> Callable[[
 
 
 @contextlib.contextmanager
-def _shadowed(layer: Any, name: str, value: Any) -> Iterator[None]:
+def shadowed(layer: Any, name: str, value: Any) -> Iterator[None]:
+    """Within the context, an attribute of the layer is another."""
     # Keras' own __setattr__ would track the value and refuse it on a built layer.
     own = vars(layer)
     missing = object()

@@ -13,6 +13,7 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
     dense,
     einsum,
     embedding,
+    lora,
     normalization,
     position,
     recurrent,

@@ -12,6 +12,10 @@ from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.training.example_independence import check_examples_independent
 from keras_dpvit.training.recipe import once_for_each_recipe
 
+# Methods by which a model trains in its own way.
+_OWN_TRAINING = ("train_step", "compute_loss", "compute_metrics", "make_train_function", "fit")
+_KERAS = ("keras.", "keras_hub.")
+
 
 @keras.saving.register_keras_serializable(package="keras_dpvit")
 class DPModel(PrivatelyTrainable, keras.Model):
@@ -144,6 +148,14 @@ def _check_network(model: Any) -> None:
         raise InputError(f"model is private already: {type(model).__name__}.")
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(f"model must be a built Keras model, got {model!r}.")
+    for name in _OWN_TRAINING:
+        owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
+        if not f"{owner.__module__}.".startswith(_KERAS):
+            raise InputError(
+                f"model must train as Keras does, {type(model).__name__} has a {name} of its own, "
+                "which private training would pass by: put its loss into compile, and its forward "
+                "pass into call."
+            )
     outputs_of(model)  # refuses a model whose shapes are not known
     if getattr(model, "preprocessor", None) is not None:
         raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit.gradients.layer_rules import LayerRule
+from keras_dpvit.gradients.lookups import lookups_within_range
 from keras_dpvit.layers.model_structure import outputs_of
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training.clipped_gradients import clipped_gradients
@@ -143,7 +144,8 @@ class PrivateStep:
         rows = self._rows_per_microbatch
 
         def forward() -> tuple[Any, Any]:
-            outputs = in_float32(self._model(x, training=True))
+            with lookups_within_range(self._model):
+                outputs = in_float32(self._model(x, training=True))
             return self._losses(y, outputs, weights), keras.tree.flatten(outputs)
 
         if rows == 1:
