@@ -24,7 +24,7 @@ try: $(VENV)/.demo-installed
 
 demo: $(VENV)/.demo-installed
 	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 --batch_size=256 \
-		--output_dir=savedmodels/demo
+		--members=2 --output_dir=savedmodels/demo
 
 test: $(VENV)/.test-installed data
 	$(PY) -m pytest -n auto --dist loadfile -m "not proof"

@@ -6,10 +6,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.ghost_norm import LinearRule, bias_gradients, joined_tokens
+from keras_dpvit.gradients import reductions
+from keras_dpvit.gradients.ghost_norm import (
+    LinearRule,
+    bias_gradients,
+    joined_tokens,
+    marked,
+    measured_tokens,
+    next_token_sum,
+)
 from keras_dpvit.gradients.rules import (
+    GradientRule,
     InstantiatedRule,
     LayerCall,
+    Measured,
     full_precision,
     register_rule,
 )
@@ -87,6 +97,103 @@ class DepthwiseConvRule(InstantiatedRule):
         if layer.bias is not None:
             gradients.append(tf.reduce_sum(gradient, axis=1))
         return gradients
+
+
+@register_rule(keras.layers.Conv1DTranspose)
+@register_rule(keras.layers.Conv2DTranspose)
+class ConvTransposeRule(LinearRule):
+    """A transposed convolution is the transpose of a convolution from its output to its input.
+
+    So the gradient in its kernel is that convolution's, with the output's gradient as input and
+    the input as the output's gradient: a token is a place of the input.
+    """
+
+    variable_names = ("kernel", "bias")
+
+    def supports(self, layer: Any) -> bool:
+        return bool(
+            layer.data_format == "channels_last"
+            and layer.output_padding is None
+            and set(layer.dilation_rate) == {1}
+        )
+
+    def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        return [
+            joined_tokens([_windows(layer, full_precision(call.gradient)) for call in calls]),
+            joined_tokens([call.inputs for call in calls]),
+        ]
+
+    def bias_gradients(self, layer: Any, calls: list[LayerCall]) -> Any:
+        return bias_gradients([call.gradient for call in calls])
+
+
+@register_rule(keras.layers.SeparableConv1D)
+@register_rule(keras.layers.SeparableConv2D)
+class SeparableConvRule(GradientRule):
+    """A depthwise convolution and a product of channels behind it, in one layer.
+
+    What stands between them is computed once more; the channels' kernel is a Dense layer's with
+    each place as a token.
+    """
+
+    tap = "activation"
+    variable_names = ("depthwise_kernel", "pointwise_kernel", "bias")
+
+    def supports(self, layer: Any) -> bool:
+        return bool(layer.data_format == "channels_last")
+
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        between = [_places(self._between(layer, call)) for call in calls]
+        gradients = [_places(full_precision(call.gradient)) for call in calls]
+        found = []
+        if self.trains(layer, "pointwise_kernel"):
+            found += [tf.concat(between, axis=1), tf.concat(gradients, axis=1)]
+        if self.trains(layer, "depthwise_kernel"):
+            each = zip(calls, gradients, strict=True)
+            found.append(tf.add_n([self._depthwise(layer, call, g) for call, g in each]))
+        if self.trains(layer, "bias"):
+            found.append(bias_gradients([call.gradient for call in calls]))
+        return found
+
+    def _between(self, layer: Any, call: LayerCall) -> Any:
+        inputs = full_precision(call.inputs)
+        return keras.ops.depthwise_conv(
+            inputs,
+            tf.cast(layer.depthwise_kernel, inputs.dtype),
+            layer.strides if len(set(layer.strides)) > 1 else layer.strides[0],
+            layer.padding,
+            layer.data_format,
+            layer.dilation_rate,
+        )
+
+    def _depthwise(self, layer: Any, call: LayerCall, gradient: Any) -> Any:
+        *taps, channels, multiplier = layer.depthwise_kernel.shape
+        pointwise = tf.reshape(layer.pointwise_kernel, (channels * multiplier, -1))
+        through = tf.matmul(gradient, tf.cast(pointwise, gradient.dtype), transpose_b=True)
+        windows = _windows(layer, full_precision(call.inputs))
+        kernel = tf.einsum(
+            "btkc,btcm->bkcm",
+            tf.reshape(windows, (-1, windows.shape[1], math.prod(taps), channels)),
+            tf.reshape(through, (-1, windows.shape[1], channels, multiplier)),
+        )
+        return tf.reshape(kernel, (-1, *taps, channels, multiplier))
+
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
+        norms, kept, rest = [], [], list(factors)
+        if self.trains(layer, "pointwise_kernel"):
+            part = measured_tokens(rest.pop(0), rest.pop(0))
+            norms, kept = [part.squared_norms], marked(part)
+        norms += [reductions.squared_norms(tensor) for tensor in rest]
+        return Measured(tf.add_n(norms), [*kept, *rest])
+
+    def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
+        rest, pointwise = list(kept), []
+        if self.trains(layer, "pointwise_kernel"):
+            found = next_token_sum(rest, weights)
+            pointwise = [tf.reshape(found, layer.pointwise_kernel.shape)]
+        sums = [reductions.weighted_sum(tensor, weights) for tensor in rest]
+        first = int(self.trains(layer, "depthwise_kernel"))
+        return [*sums[:first], *pointwise, *sums[first:]]
 
 
 @register_rule(TokenDepthwiseConv)

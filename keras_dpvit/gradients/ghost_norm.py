@@ -42,7 +42,7 @@ class LinearRule(GradientRule):
 
         The bias' are left out where a compiled kernel finds them beside the kernel's.
         """
-        kernel = self.tokens(layer, calls) if self.trains(layer, "_kernel") else []
+        kernel = self.tokens(layer, calls) if self.trains(layer, self.variable_names[0]) else []
         if not self.trains(layer, "bias") or self._is_found_at_once(kernel):
             return kernel
         return [*kernel, self.bias_gradients(layer, calls)]
@@ -55,7 +55,7 @@ class LinearRule(GradientRule):
             if self.trains(layer, "bias"):
                 norms, kept = [*norms, found.sum_norms], [*kept, found.sums]
             return Measured(tf.add_n(norms), kept)
-        if self.trains(layer, "_kernel"):
+        if self.trains(layer, self.variable_names[0]):
             kernel = measured_tokens(factors[0], factors[1])
             norms, kept = [kernel.squared_norms], kernel.kept
         if self.trains(layer, "bias"):
@@ -64,7 +64,7 @@ class LinearRule(GradientRule):
 
     def weighted_sums(self, layer: Any, kept: list[Any], weights: Any) -> list[Any]:
         sums = []
-        if self.trains(layer, "_kernel"):
+        if self.trains(layer, self.variable_names[0]):
             kernel = kept[:-1] if self.trains(layer, "bias") else kept
             sums.append(self.in_kernel_order(layer, token_sums(kernel, weights)))
         if self.trains(layer, "bias"):
@@ -133,6 +133,19 @@ def token_sums(kept: list[Any], weights: Any) -> Any:
     else:
         inputs = reductions.weighted(inputs, weights)
     return tf.matmul(_flat(inputs), _flat(gradients), transpose_a=True)
+
+
+def marked(part: Measured) -> list[Any]:
+    """The tensors that `measured_tokens` kept; a pair gets an axis that a product lacks."""
+    return part.kept if len(part.kept) == 1 else [tensor[:, None] for tensor in part.kept]
+
+
+def next_token_sum(rest: list[Any], weights: Any) -> Any:
+    """`token_sums` of what `marked` put first in a list; it is taken off."""
+    part = [rest.pop(0)]
+    if part[0].shape.rank == 4:
+        part = [part[0][:, 0], rest.pop(0)[:, 0]]
+    return token_sums(part, weights)
 
 
 def joined_tokens(tensors: list[Any]) -> Any:

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients import reductions
-from keras_dpvit.gradients.ghost_norm import measured_tokens, token_sums
+from keras_dpvit.gradients.ghost_norm import marked, measured_tokens, next_token_sum
 from keras_dpvit.gradients.rules import (
     GradientRule,
     LayerCall,
@@ -126,8 +126,7 @@ class RecurrentRule(GradientRule):
         while len(rest) > 1:
             part = measured_tokens(rest.pop(0), rest.pop(0))
             norms.append(part.squared_norms)
-            # Of a pair, not written out, each gets an axis more, to be told from a product.
-            kept += part.kept if len(part.kept) == 1 else [t[:, None] for t in part.kept]
+            kept += marked(part)
         if rest:
             norms.append(reductions.squared_norms(rest[0]))
             kept += rest
@@ -137,10 +136,7 @@ class RecurrentRule(GradientRule):
         sums, rest = [], list(kept)
         for variable in (layer.cell.kernel, layer.cell.recurrent_kernel):
             if self.takes(variable):
-                part = [rest.pop(0)]
-                if part[0].shape.rank == 4:
-                    part = [part[0][:, 0], rest.pop(0)[:, 0]]
-                sums.append(token_sums(part, weights))
+                sums.append(next_token_sum(rest, weights))
         if rest:
             sums.append(reductions.weighted_sum(rest[0], weights))
         return sums

@@ -213,6 +213,82 @@ def test_depthwise_conv2d(
     check_layer(layer, (*sides, channels), dtype, rtol, names)
 
 
+@precisions
+@settings(max_examples=20, deadline=None)
+@given(
+    sides=st.tuples(st.integers(2, 6), st.integers(2, 6)),
+    channels=st.integers(1, 3),
+    filters=st.integers(1, 4),
+    size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.integers(1, 3),
+    padding=st.sampled_from(["same", "valid"]),
+    names=st.sampled_from([None, *KERNEL_AND_BIAS]),
+)
+def test_conv2d_transpose(
+    check_layer, dtype, rtol, sides, channels, filters, size, strides, padding, names
+):
+    layer = keras.layers.Conv2DTranspose(
+        filters,
+        size,
+        strides=strides,
+        padding=padding,
+        activation="tanh",
+        use_bias=names is not None,
+        dtype=dtype,
+    )
+    check_layer(layer, (*sides, channels), dtype, rtol, names)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("strides", [1, 2, 4])
+def test_conv1d_transpose(check_layer, strides, padding):
+    layer = keras.layers.Conv1DTranspose(2, 3, strides=strides, padding=padding)
+    check_layer(layer, (5, 3), "float32", 1e-4)
+
+
+SEPARABLE = [
+    ("depthwise_kernel", "pointwise_kernel", "bias"),
+    ("depthwise_kernel",),
+    ("pointwise_kernel",),
+    ("bias",),
+    ("depthwise_kernel", "bias"),
+]
+
+
+@precisions
+@settings(max_examples=20, deadline=None)
+@given(
+    sides=st.tuples(st.integers(3, 7), st.integers(3, 7)),
+    channels=st.integers(1, 3),
+    multiplier=st.integers(1, 2),
+    filters=st.integers(1, 5),
+    steps=strides_or_dilation,
+    padding=st.sampled_from(["same", "valid"]),
+    names=st.sampled_from([None, *SEPARABLE]),
+)
+def test_separable_conv2d(
+    check_layer, dtype, rtol, sides, channels, multiplier, filters, steps, padding, names
+):
+    layer = keras.layers.SeparableConv2D(
+        filters,
+        2,
+        depth_multiplier=multiplier,
+        strides=steps[0],
+        dilation_rate=steps[1],
+        padding=padding,
+        activation="tanh",
+        use_bias=names is not None,
+        dtype=dtype,
+    )
+    check_layer(layer, (*sides, channels), dtype, rtol, names)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_separable_conv1d(check_layer, padding):
+    layer = keras.layers.SeparableConv1D(4, 3, depth_multiplier=2, strides=2, padding=padding)
+    check_layer(layer, (7, 3), "float32", 1e-4)
+
+
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_depthwise_conv1d(check_layer, padding):
     layer = keras.layers.DepthwiseConv1D(3, depth_multiplier=2, strides=2, padding=padding)
