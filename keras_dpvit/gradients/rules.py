@@ -161,7 +161,29 @@ _RULES: list[tuple[Any, GradientRule]] = []
 
 
 def register_rule(layer_type: type) -> Callable[[type[GradientRule]], type[GradientRule]]:
-    """Class decorator: the rule for layers of `layer_type`."""
+    """Class decorator: the rule for layers of `layer_type`.
+
+    A rule gives each record's gradient from what the layer was called on and the gradient in its
+    output. Where all records' gradients fit into memory, `InstantiatedRule` asks for them alone;
+    check a new rule against `tf.GradientTape` on one record at a time.
+
+    Args:
+        layer_type: the layer's class; a subclass is served while it inherits `call`.
+
+    Example:
+        >>> class Gain(keras.layers.Layer):
+        ...     def build(self, shape):
+        ...         self.gain = self.add_weight(shape=shape[-1:], name="gain")
+        ...     def call(self, x):
+        ...         return x * self.gain
+        >>> @kd.gradients.rules.register_rule(Gain)
+        ... class GainRule(kd.gradients.rules.InstantiatedRule):
+        ...     variable_names = ("gain",)
+        ...     def per_example(self, layer, call):
+        ...         return [call.inputs * call.gradient]  # (records, width), one for each variable
+        >>> type(kd.gradients.rules.rule_for(Gain())).__name__
+        'GainRule'
+    """
 
     def decorate(rule: type[GradientRule]) -> type[GradientRule]:
         _RULES.append((layer_type, rule()))

@@ -111,9 +111,7 @@ class PrivatelyTrainable(_Base):
         **kwargs: Any,
     ) -> None:
         """As `keras.Model.compile`; a private optimizer takes the training over."""
-        self._observe()
-        self.past_ledger = self.own_ledger()
-        self.private_trainer = None
+        self.enter_own_training()
         make_trainer = getattr(optimizer, "private_trainer", None)
         if make_trainer is None:
             super().compile(optimizer, loss, loss_weights, *args, **kwargs)
@@ -123,8 +121,14 @@ class PrivatelyTrainable(_Base):
         kwargs = {**kwargs, "jit_compile": False, "auto_scale_loss": False}
         super().compile(optimizer, loss, loss_weights, *args, **kwargs)
         self.private_trainer = make_trainer(self, jit_compile, loss_weights)
-        self.renew_release_id()
         self._compiled_part = self.trainable_part
+
+    def enter_own_training(self) -> None:
+        """Enters what the weights have cost so far, before a loop of one's own trains them."""
+        self._observe()
+        self.past_ledger = self.own_ledger()
+        self.private_trainer = None
+        self.renew_release_id()
 
     def get_compile_config(self) -> dict[str, Any]:
         """As Keras has it, with the choice of variables that the optimizer was built for."""

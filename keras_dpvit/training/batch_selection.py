@@ -46,7 +46,7 @@ def sampled_batches(
         if plan.microbatch_size == 1:
             yield source.take(rows).parts()
         else:
-            yield _microbatches(plan, source, rows, key, step).parts()
+            yield microbatches(plan, source, rows, key, step).parts()
         step += 1
 
 
@@ -62,7 +62,7 @@ def some_records(source: Source, count: int = 8) -> Rows:
     return source.take(rows)
 
 
-def _microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, step: int) -> Rows:
+def microbatches(plan: PrivacyPlan, source: Source, rows: Array, key: bytes, step: int) -> Rows:
     """Each record goes to a microbatch drawn for itself, whoever else is in the sample.
 
     Packing by position instead would let one record shift all the others.

@@ -82,7 +82,24 @@ def check_examples_independent(
         Traceback (most recent call last):
         keras_dpvit.errors.InputError: ... changes with another example of the batch: ...
     """
-    trial = _Trial(model, losses, labels, images)
+    _tried(_Trial(model, losses, labels, images))
+
+
+def check_rows_independent(model: Any, loss_fn: Callable[[Any, Any], Any], batch: Any) -> None:
+    """As `check_examples_independent`, for a loss that calls the model itself.
+
+    Args:
+        model: a built Keras model.
+        loss_fn: of the model and a batch, gives `(rows,)`.
+        batch: a few rows, arrays in any structure.
+
+    Raises:
+        InputError: as there.
+    """
+    _tried(_Trial(model, None, None, batch, loss_fn))
+
+
+def _tried(trial: "_Trial") -> None:
     try:
         trial.repeat()
         trial.spoil()
@@ -103,11 +120,18 @@ def config_of(layer: Any) -> str | None:
 class _Trial:
     """One model, its batches and the values that its variables had before."""
 
-    def __init__(self, model: Any, losses: Any, labels: Any, images: Any) -> None:
-        self._model, self._losses = model, losses
+    def __init__(
+        self, model: Any, losses: Any, labels: Any, images: Any, loss_fn: Any = None
+    ) -> None:
+        self._model, self._losses, self._loss_fn = model, losses, loss_fn
         self._rng = np.random.default_rng()
         most = max(_SIZES)
-        self._images = _images(model, images, most, self._rng)
+        if loss_fn is None:
+            self._images = _images(model, images, most, self._rng)
+        else:
+            self._images = keras.tree.map_structure(
+                lambda own: _finite(np.asarray(own), str(np.asarray(own).dtype), most), images
+            )
         labels = np.zeros(1, "int64") if losses is None or labels is None else labels
         self._labels = keras.tree.map_structure(
             lambda own: np.resize(np.asarray(own), (most, *np.shape(own)[1:])), labels
@@ -126,7 +150,7 @@ class _Trial:
 
     def _traced(self, training: bool) -> traced_pass.TracedPass:
         traced = traced_pass.TracedPass(
-            self._model, self._losses, self._images, self._labels, training
+            self._model, self._losses, self._images, self._labels, training, self._loss_fn
         )
         for handle in traced.variables():
             if id(handle) not in self._before:
@@ -231,6 +255,8 @@ class _Trial:
 
     def move(self) -> None:
         """Examples in another order give the same results in that order."""
+        if self._pass.draws and self._loss_fn is not None:
+            return  # it says itself in which mode it calls the model
         if self._pass.draws:
             self._pass = self._traced(training=False)
             self._rows = self._which_have_rows()

@@ -21,11 +21,23 @@ from keras_dpvit.training.record_losses import in_float32
 class PrivateGradients(list[Any]):
     """Gradients that the plan's mechanism has clipped, summed and noised.
 
-    Only a `PrivateStep` makes them; private optimizers take nothing else.
+    Only a `CertifiedStep` makes them; private optimizers take nothing else.
     """
 
+    def plus_public(self, others: list[Any]) -> "PrivateGradients":
+        """The sum with gradients that were computed without looking at any private record.
 
-class PrivateStep:
+        Privacy: adding what is public is post-processing. That `others` are is for the caller to
+        see to: gradients of other private records would go past the noise.
+
+        Args:
+            others: tensors in the order and shapes of these; None adds nothing.
+        """
+        pairs = zip(self, others, strict=True)
+        return PrivateGradients([a if b is None else a + b for a, b in pairs])
+
+
+class CertifiedStep:
     """Clipped, capped and noised sums over one batch, for one model under one plan.
 
     Guarantee: with `C` the step's cap, a function of earlier releases, one record moves the sums by
@@ -43,6 +55,8 @@ class PrivateStep:
         physical_batch_size: int, rows in memory at once.
         jit_compile: bool, XLA for the forward and backward pass.
         metrics: `MetricSums` or None; their two sums come last in the vector of sums.
+        loss_fn: None, or a function of the model and `x`, a batch in any structure, that gives
+            float `(rows,)`; then `losses` is not asked and there are no outputs.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class PrivateStep:
         physical_batch_size: int,
         jit_compile: bool,
         metrics: MetricSums | None = None,
+        loss_fn: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         self._model = model
         self._plan = plan
@@ -65,7 +80,8 @@ class PrivateStep:
         self._sizes = [math.prod(v.shape) for v in self._variables]
         self._groups = groups
         self._losses = losses
-        self._outputs = outputs_of(model)
+        self._loss_fn = loss_fn
+        self._outputs = outputs_of(model) if loss_fn is None else []
         self._rows_per_microbatch = rows_per_microbatch
         limit = max(1, physical_batch_size // rows_per_microbatch)
         self._xla = jit_compile
@@ -145,8 +161,7 @@ class PrivateStep:
 
         def forward() -> tuple[Any, Any]:
             with lookups_within_range(self._model):
-                outputs = in_float32(self._model(x, training=True))
-            return self._losses(y, outputs, weights), keras.tree.flatten(outputs)
+                return self._forward(x, y, weights)
 
         if rows == 1:
             taking_part &= present
@@ -173,6 +188,13 @@ class PrivateStep:
             first, labels = gradients.aux[0], keras.tree.flatten(y)[0]
             sums.append(self._metrics.sums(gradients.losses, first, labels, counted, copies))
         return tf.concat(sums, axis=0), below_count, gradients.aux, gradients.losses
+
+    def _forward(self, x: Any, y: Any, weights: Any) -> tuple[Any, list[Any]]:
+        """The losses of some rows, and the outputs that they come from."""
+        if self._loss_fn is not None:
+            return tf.cast(self._loss_fn(self._model, x), tf.float32), []
+        outputs = in_float32(self._model(x, training=True))
+        return self._losses(y, outputs, weights), keras.tree.flatten(outputs)
 
     @property
     def _rows_averaged(self) -> int:

@@ -40,6 +40,8 @@ class TracedPass:
         losses: a per-example loss of `(labels, outputs)`, or None for one without labels.
         images: a batch, for shape and type: arrays in the structure that the model takes.
         labels: its labels, likewise.
+        loss_fn: None, or a function of the model and the batch that gives a loss for each row;
+            then `losses` is not asked.
         training: bool; in inference mode there is no backward pass, and no graph, which would
             take longer to trace than a run or two takes without.
 
@@ -50,8 +52,17 @@ class TracedPass:
             that are known to draw row by row.
     """
 
-    def __init__(self, model: Any, losses: Any, images: Any, labels: Any, training: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        losses: Any,
+        images: Any,
+        labels: Any,
+        training: bool,
+        loss_fn: Any = None,
+    ) -> None:
         self._model, self._losses, self._training = model, losses, training
+        self._loss_fn = loss_fn
         self.names: list[str] = []
         self.draws = self.draws_elsewhere = False
         self._function: Any = self._run
@@ -82,10 +93,15 @@ class TracedPass:
         with tf.GradientTape() as tape:
             recorded = record_calls([(layer, None) for layer in layers])
             with recorded as calls, self._draws_noticed(layers, calls):
-                outputs = self._model(images, training=self._training)
+                if self._loss_fn is None:
+                    outputs = self._model(images, training=self._training)
+                else:
+                    outputs, values = [], self._loss_fn(self._model, images)
             outputs = in_float32(outputs)
             flat = keras.tree.flatten(outputs)
-            if self._losses is None:
+            if self._loss_fn is not None:
+                values = tf.cast(values, tf.float32)
+            elif self._losses is None:
                 values = tf.add_n(
                     [tf.reduce_sum(o**2, axis=list(range(1, o.shape.rank))) for o in flat]
                 )

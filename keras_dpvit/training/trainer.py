@@ -9,11 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import _validate
-from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
-from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.model_structure import (
     as_model_returns,
     as_model_takes,
@@ -30,22 +28,19 @@ from keras_dpvit.training.adapted import adapted_statistics
 from keras_dpvit.training.augmentation import Augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.class_weights import class_weights
-from keras_dpvit.training.example_independence import check_examples_independent, config_of
 from keras_dpvit.training.external import ExternalBatches
 from keras_dpvit.training.fit_callback import PrivateFitCallback
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
-from keras_dpvit.training.recipe import once_for_each_recipe
-from keras_dpvit.training.record_losses import OutputLoss, RecordLosses, check_loss, output_losses
+from keras_dpvit.training.record_losses import RecordLosses, output_losses
 from keras_dpvit.training.sources import Rows, source_for
 from keras_dpvit.training.state import TrainingKeys, TrainingState
 from keras_dpvit.training.steering import Steering, same_records
-from keras_dpvit.training.step import PrivateStep
+from keras_dpvit.training.step import CertifiedStep
+from keras_dpvit.training.trial import try_training, what_is_tried
 from keras_dpvit.training.validation_split import split_off
 
 _MOST_ROWS_AT_ONCE = 320
-_RECORDS_TRIED = 6
-_SOUND = 1e6
 
 
 class PrivateTrainer:
@@ -62,7 +57,7 @@ class PrivateTrainer:
         optimizer: the private optimizer.
         plan: the `PrivacyPlan`.
         jit_compile: bool or "auto", XLA for the forward and backward pass. "auto" is without XLA,
-            which takes its time to compile each of several sizes of a sample's chunks.
+            which takes long to compile each of several sizes of a sample's chunks.
         loss_weights: as `compile` takes them.
     """
 
@@ -85,8 +80,9 @@ class PrivateTrainer:
         self._owner_of_keys = object()
         self.keys.renew(self._present_weights())
         self._augmentation: Augmentation | None = None
-        self._prepared: tuple[Any, ...] | None = None  # what the traced step was made for
-        self._validated: tuple[Any, ...] | None = None  # what was found to be independent
+        # What the traced step was made for, and what was found to be independent.
+        self._prepared: Any = None
+        self._validated: Any = None
         self._loss_weights = loss_weights
         self._class_weights: Any = None  # a function of labels
         self._in_fit = False
@@ -255,23 +251,10 @@ class PrivateTrainer:
 
     def _validate(self, records: Rows) -> None:
         """Checks that examples are independent, once for what is trained as it is."""
-        layers, arrays = layers_inside(self.model), keras.tree.flatten(records.parts())
-        kinds = [f"{array.dtype} {array.shape[1:]}" for array in arrays]
-        what = (self._losses, *kinds, *((id(x), x.trainable, config_of(x)) for x in layers))
-        if what == self._validated:
-            return
-        images = keras.tree.map_structure(_sound, records.x)
-
-        def check() -> None:
-            outputs = keras.tree.flatten(outputs_of(self.model))
-            labels = keras.tree.flatten(records.y)
-            for loss, label, output in zip(self._output_losses, labels, outputs, strict=True):
-                _check_loss(loss, label, output)
-            check_examples_independent(self.model, self._losses, records.y, images)
-
-        losses = keras.tree.flatten(self.model.loss)
-        once_for_each_recipe(check, self.model, *losses, *kinds)
-        self._validated = what
+        what = what_is_tried(self.model, self._losses, records)
+        if what != self._validated:
+            try_training(self.model, self._losses, self._output_losses, records)
+            self._validated = what
 
     def prepare(
         self,
@@ -284,13 +267,7 @@ class PrivateTrainer:
             self._physical_batch_size = physical_batch_size
         if augmentation is not None and self.plan.microbatch_size > 1:
             raise InputError("augmentation cannot be used with microbatch_size above 1.")
-        penalties = sum(v.regularizer is not None for v in self.model.trainable_variables)
-        if len(self.model.losses) > penalties:
-            raise InputError(
-                "add_loss and activity regularizers cannot be used in private training: their "
-                "gradients belong to no single record. A penalty of a record's own outputs goes "
-                "into the loss; kernel_regularizer and weight_decay are of weights alone."
-            )
+        self._check_losses_beside()
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
         wanted = (
@@ -313,7 +290,7 @@ class PrivateTrainer:
         rules = layer_rules(self.model, by_variable=groups == "variable")
         self._variables = [v for rule in rules for v in rule.variables]
         copies = 1 if augmentation is None else augmentation.copies
-        self.step = PrivateStep(
+        self.step = CertifiedStep(
             self.model,
             self.plan,
             rules,
@@ -329,12 +306,25 @@ class PrivateTrainer:
         self.model.train_function = None  # traced for another step
         self._prepared = wanted
 
+    def _check_losses_beside(self) -> None:
+        """Refuses losses that are no record's, but for penalties of weights."""
+        penalties = sum(v.regularizer is not None for v in self.model.trainable_variables)
+        if len(self.model.losses) > penalties:
+            raise InputError(
+                "add_loss and activity regularizers cannot be used in private training: their "
+                "gradients belong to no single record. A penalty of a record's own outputs goes "
+                "into the loss; kernel_regularizer and weight_decay are of weights alone."
+            )
+
     def _build_shown_metrics(self, labels: Any) -> None:
         """Makes the compiled metrics' variables: made in a traced step, it is traced twice."""
         metrics = self.model._compile_metrics  # noqa: SLF001
         if metrics is not None and not metrics.built:
             one = keras.tree.map_structure(lambda label: label[:1], labels)
-            metrics.build(one, _zeros(outputs_of(self.model)))
+            outputs = keras.tree.map_structure(
+                lambda tensor: np.zeros((1, *tensor.shape[1:]), "float32"), outputs_of(self.model)
+            )
+            metrics.build(one, outputs)
 
     def _enter_steps(self) -> None:
         """Moves the steps so far to the model's past ledger, as they were released."""
@@ -401,34 +391,6 @@ class PrivateTrainer:
         logs: dict[str, Any] = self.model.compute_metrics(None, y, outputs, sample_weight=weights)
         self._shown_names = tuple(logs)  # when traced
         return logs
-
-
-def _sound(images: Array) -> Array:
-    """The numbers of records to try, 0 for one that is not sound: no single record may decide."""
-    sound = np.isfinite(images.astype("float64")) & (np.abs(images) < _SOUND)
-    return np.where(sound, images, images.dtype.type(0))
-
-
-def _zeros(outputs: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda tensor: np.zeros((1, *tensor.shape[1:]), "float32"), outputs
-    )
-
-
-def _check_loss(loss: OutputLoss, labels: Array, output: Any) -> None:
-    """Tries a loss on labels like the first record's, and outputs drawn by chance."""
-    rng = np.random.default_rng(0)
-    shape = (_RECORDS_TRIED, *output.shape[1:])
-    classes = int(shape[-1])
-    outputs = rng.dirichlet(np.ones(classes + 1), shape[:-1])[..., :classes]
-    like = np.resize(labels, (_RECORDS_TRIED, *labels.shape[1:]))
-    if np.issubdtype(like.dtype, np.floating):
-        like = rng.uniform(0.1, 0.9, like.shape).astype(like.dtype)
-    elif like.ndim == 1 or like.shape[1:] == (1,):
-        # Pairs of one class beside pairs of another: a loss may compare either.
-        pairs = np.arange(_RECORDS_TRIED) // 2 % max(2, classes)
-        like = pairs.reshape(like.shape).astype(like.dtype)
-    check_loss(loss, like, outputs.astype("float32"))
 
 
 def _default_physical_batch_size(plan: PrivacyPlan) -> int:

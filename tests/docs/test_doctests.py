@@ -29,7 +29,12 @@ def failures(text, name):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [*public_names(), ("auditing.neighbouring_records", "neighbours")]
+    ("module", "name"),
+    [
+        *public_names(),
+        ("auditing.neighbouring_records", "neighbours"),
+        ("gradients.rules", "register_rule"),
+    ],
 )
 def test_the_example_of_a_public_name_runs(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

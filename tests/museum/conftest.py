@@ -164,7 +164,7 @@ def realised_divisor(monkeypatch):
     """Puts a fault into the step: it divides by the rows that came, not by the public number."""
     from keras_dpvit.training import step as steps
 
-    sums, release = steps.PrivateStep.clipped_sums, steps.PrivateStep.release_all
+    sums, release = steps.CertifiedStep.clipped_sums, steps.CertifiedStep.release_all
 
     def counting(self, x, y, weights, present, state):
         self._realised = tf.reduce_sum(tf.cast(present, tf.float32))
@@ -175,5 +175,5 @@ def realised_divisor(monkeypatch):
         factor = self._plan.num_microbatches / self._realised
         return (steps.PrivateGradients([g * factor for g in gradients]), *rest)
 
-    monkeypatch.setattr(steps.PrivateStep, "clipped_sums", counting)
-    monkeypatch.setattr(steps.PrivateStep, "release_all", dividing)
+    monkeypatch.setattr(steps.CertifiedStep, "clipped_sums", counting)
+    monkeypatch.setattr(steps.CertifiedStep, "release_all", dividing)

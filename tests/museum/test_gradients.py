@@ -15,7 +15,7 @@ from keras_dpvit.gradients.rules import Measured
 from keras_dpvit.training import batch_selection, private_wrapper, record_losses
 from keras_dpvit.training.labels import ClassNumbers
 from keras_dpvit.training.sources import ArraySource
-from keras_dpvit.training.step import PrivateStep
+from keras_dpvit.training.step import CertifiedStep
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -125,7 +125,7 @@ def check_microbatches(bench, digits):
         alone, both = (
             bench.sums(found.x, found.y, found.present)
             for rows in (np.array([0]), np.array([0, 1]))
-            for found in [batch_selection._microbatches(bench.plan, source, rows, bytes(32), step)]
+            for found in [batch_selection.microbatches(bench.plan, source, rows, bytes(32), step)]
         )
         moved.append(np.linalg.norm(both - alone))
     clip, mechanism = bench.plan.sensitivity.l2_norm_clip, bench.plan.mechanism()
@@ -462,7 +462,7 @@ def test_added_losses(museum, monkeypatch):
     def left_out(fit):
         with monkeypatch.context() as patched:
             nothing = tf.zeros([])
-            patched.setattr(PrivateStep, "with_penalties", lambda self, g: (g, nothing))
+            patched.setattr(CertifiedStep, "with_penalties", lambda self, g: (g, nothing))
             fit()
 
     with museum.caught():

@@ -99,13 +99,13 @@ def test_noise_in_every_micro_step(museum, digits, monkeypatch):
     check_chunks(build(), digits)
     with pytest.raises(InputError, match="gradient_accumulation_steps"):
         kd.DPKerasSGDOptimizer(plan, 1.0, gradient_accumulation_steps=2)
-    chunk = steps.PrivateStep._chunk_sums
+    chunk = steps.CertifiedStep._chunk_sums
 
     def noised(self, *arguments):
         sums, *rest = chunk(self, *arguments)
         return (sums + 0.4 * tf.random.normal(tf.shape(sums)), *rest)
 
-    monkeypatch.setattr(steps.PrivateStep, "_chunk_sums", noised)
+    monkeypatch.setattr(steps.CertifiedStep, "_chunk_sums", noised)
     with museum.caught():
         check_chunks(build(), digits)
 
@@ -264,7 +264,7 @@ def test_loss_scale_that_skips_steps(museum, digits, monkeypatch):
     with pytest.raises(InputError):
         model.fit(*digits, verbose=0)
 
-    sums, release = steps.PrivateStep.clipped_sums, steps.PrivateStep.release_all
+    sums, release = steps.CertifiedStep.clipped_sums, steps.CertifiedStep.release_all
 
     def looking(self, *arguments):
         found = sums(self, *arguments)
@@ -276,8 +276,8 @@ def test_loss_scale_that_skips_steps(museum, digits, monkeypatch):
         kept = [tf.where(self._sound, g, tf.zeros_like(g)) for g in gradients]
         return (PrivateGradients(kept), *rest)
 
-    monkeypatch.setattr(steps.PrivateStep, "clipped_sums", looking)
-    monkeypatch.setattr(steps.PrivateStep, "release_all", skipping)
+    monkeypatch.setattr(steps.CertifiedStep, "clipped_sums", looking)
+    monkeypatch.setattr(steps.CertifiedStep, "release_all", skipping)
     with museum.caught():
         check_every_step_is_taken(museum.Bench(plan), digits)
 

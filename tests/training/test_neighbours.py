@@ -120,7 +120,7 @@ def test_augmented_copies_are_averaged_before_clipping():
 
 def microbatches(the_plan, x, y):
     source = ArraySource(x, y)
-    found = batch_selection._microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
+    found = batch_selection.microbatches(the_plan, source, np.arange(len(x)), bytes(32), step=0)
     return found.x, found.y, found.present
 
 
