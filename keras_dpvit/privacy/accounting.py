@@ -21,6 +21,10 @@ ADJACENCY = "ADD_OR_REMOVE_ONE"
 BLANK_ADJACENCY = "REPLACE_SPECIAL"
 
 
+_PLD_INTERVAL = 1e-4  # dp_accounting's own, between two privacy losses
+_MOST_ABOUT = 50_000.0
+
+
 def accountant_version() -> str:
     """The name and version of the accounting library, for statements and cards."""
     return f"dp_accounting {importlib.metadata.version('dp-accounting')}"
@@ -31,15 +35,24 @@ def auto_delta(num_examples: int) -> float:
     return float(10.0 ** math.floor(-math.log10(10 * num_examples)))
 
 
-def make_accountant(accountant: str) -> Any:
-    """A fresh dp_accounting accountant for add-or-remove-one adjacency."""
+def make_accountant(accountant: str, about: float = 0.0) -> Any:
+    """A fresh dp_accounting accountant for add-or-remove-one adjacency.
+
+    Args:
+        accountant: "rdp" or "pld".
+        about: float, the size of the epsilon that is expected. Above 100, PLD rounds losses to
+            wider steps, always upwards: its time grows with their number.
+    """
     import dp_accounting
 
     _validate.one_of(ACCOUNTANTS, accountant=accountant)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     if accountant == "rdp":
         return dp_accounting.rdp.RdpAccountant(neighboring_relation=relation)
-    return dp_accounting.pld.PLDAccountant(neighboring_relation=relation)
+    interval = _PLD_INTERVAL * max(1.0, min(about, _MOST_ABOUT) / 100)
+    return dp_accounting.pld.PLDAccountant(
+        neighboring_relation=relation, value_discretization_interval=interval
+    )
 
 
 def _sensible(result: Any, most: float) -> float:
@@ -65,9 +78,11 @@ def epsilon_of_event(event: Any, delta: float, accountant: str = "rdp") -> float
         Epsilon, `inf` where the event gives no guarantee.
     """
     delta = _validate.open_unit_interval(delta=delta)
+    by_rdp = epsilon_of_rdp(rdp_of_event(event), delta)
     if accountant == "rdp":
-        return epsilon_of_rdp(rdp_of_event(event), delta)
-    return _sensible(make_accountant(accountant).compose(event).get_epsilon(delta), math.inf)
+        return by_rdp
+    counted = make_accountant(accountant, by_rdp).compose(event)
+    return _sensible(counted.get_epsilon(delta), math.inf)
 
 
 def delta_of_event(event: Any, epsilon: float, accountant: str = "rdp") -> float:
@@ -169,7 +184,7 @@ def calibrate_noise_multiplier(
         bracket = dp_accounting.ExplicitBracketInterval(0.5 * most, 1.01 * most)
     try:
         noise_multiplier = dp_accounting.calibrate_dp_mechanism(
-            lambda: make_accountant(accountant), event, epsilon, delta, bracket, tol=1e-4
+            lambda: make_accountant(accountant, epsilon), event, epsilon, delta, bracket, tol=1e-4
         )
     except (ValueError, OverflowError, NoBracketIntervalFoundError) as error:
         raise InputError(

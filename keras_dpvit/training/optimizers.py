@@ -63,6 +63,25 @@ class _PrivateOptimizer:
         return {**super().get_config(), "plan": self.plan.get_config()}  # type: ignore[misc]
 
 
+# As TF Privacy's optimizers of the same names take them.
+_OF_TF_PRIVACY = ("l2_norm_clip", "noise_multiplier", "num_microbatches")
+
+
+def _refuse_other_arguments(plan: Any, arguments: dict[str, Any]) -> None:
+    given = [name for name in _OF_TF_PRIVACY if name in arguments]
+    if given:
+        raise InputError(
+            f"{', '.join(given)} {'belong' if len(given) > 1 else 'belongs'} to a plan here: "
+            "kd.PrivacyPlan(num_examples, batch_size, epochs, delta, noise_multiplier=1.1, "
+            "sensitivity=kd.FixedSensitivity(l2_norm_clip), clipping=kd.FlatClipping()), and the "
+            "optimizer takes it first: kd.DPKerasSGDOptimizer(plan, learning_rate=0.1)."
+        )
+    if plan is None:
+        raise InputError(
+            "plan must be given, a kd.PrivacyPlan: kd.DPKerasSGDOptimizer(plan, learning_rate=0.1)."
+        )
+
+
 def private(optimizer: Any, plan: PrivacyPlan) -> Any:
     """Any Keras optimizer under a `PrivacyPlan`.
 
@@ -140,7 +159,8 @@ class DPKerasSGDOptimizer(_PrivateOptimizer, keras.optimizers.SGD):
         >>> model.compile(kd.DPKerasSGDOptimizer(plan, learning_rate=0.1), "mse")
     """
 
-    def __init__(self, plan: PrivacyPlan, learning_rate: Any = 0.1, **kwargs: Any) -> None:
+    def __init__(self, plan: Any = None, learning_rate: Any = 0.1, **kwargs: Any) -> None:
+        _refuse_other_arguments(plan, kwargs)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self._init_private(plan)
 
@@ -168,7 +188,8 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
         >>> model.compile(kd.DPKerasAdamOptimizer(plan, learning_rate=1e-2), "mse")
     """
 
-    def __init__(self, plan: PrivacyPlan, learning_rate: Any = 1e-3, **kwargs: Any) -> None:
+    def __init__(self, plan: Any = None, learning_rate: Any = 1e-3, **kwargs: Any) -> None:
+        _refuse_other_arguments(plan, kwargs)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self._init_private(plan)
 

@@ -108,6 +108,16 @@ def test_what_is_no_optimizer_for_a_plan_is_refused(optimizer, message):
         kd.private(optimizer if isinstance(optimizer, str) else optimizer(), a_plan())
 
 
+def test_arguments_of_tf_privacy_get_the_new_call():
+    for kind in (kd.DPKerasSGDOptimizer, kd.DPKerasAdamOptimizer):
+        with pytest.raises(kd.InputError, match="l2_norm_clip, noise_multiplier belong to a plan"):
+            kind(l2_norm_clip=1.0, noise_multiplier=1.1, learning_rate=0.1)
+        with pytest.raises(kd.InputError, match="num_microbatches belongs to a plan here"):
+            kind(a_plan(), num_microbatches=1)
+        with pytest.raises(kd.InputError, match="plan must be given"):
+            kind(learning_rate=0.1)
+
+
 def test_a_plan_that_is_none_is_refused():
     with pytest.raises(kd.InputError, match="plan must be a PrivacyPlan"):
         kd.private(optimizers.SGD(0.1), 1.0)
