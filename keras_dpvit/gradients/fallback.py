@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients.layer_calls import call_name
 from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
+from keras_dpvit.layers.inside import layers_inside
 
 
 class VectorizedRule(InstantiatedRule):
@@ -49,7 +51,12 @@ class VectorizedRule(InstantiatedRule):
             return found
 
         rows = ([leaves[i] for i in batched], call.gradient)
-        gradients = tf.vectorized_map(one, rows)
+        if any(isinstance(part, keras.layers.RNN) for part in layers_inside(layer)):
+            # Loops over steps cannot all be vectorised: then one record after the other.
+            kinds = [tf.TensorSpec(v.shape, v.dtype) for v in self._variables]
+            gradients = tf.map_fn(one, rows, fn_output_signature=kinds)
+        else:
+            gradients = tf.vectorized_map(one, rows)
         return [
             full_precision(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
             for g, v in zip(gradients, self._variables, strict=True)

@@ -94,10 +94,30 @@ class Calls:
     Attributes:
         by_record: by the `id` of each layer, True if its calls have records on the first axis.
         asked: the `id` of each seed generator that was asked for random numbers.
+        graph: the traced graph.
+        spans: by the `id` of each layer, the numbers of operations from and to which its calls go.
+        shapes: by the `id` of each layer, for each call the shapes that `tensors_of` has, the
+            records' axis left open.
     """
 
     by_record: dict[int, bool]
     asked: set[int]
+    graph: Any
+    spans: dict[int, list[tuple[int, int]]]
+    shapes: dict[int, list[list[Any]]]
+
+    def read_elsewhere(self, variable: Any, layer: Any) -> bool:
+        """True if a variable is read outside of the layer's calls, as tied weights are."""
+        captured = [t for outer, t in self.graph.captures if outer is variable.value.handle]
+        if not captured:
+            return False
+        place = {op: index for index, op in enumerate(self.graph.get_operations())}
+        spans = self.spans[id(layer)]
+        return any(
+            not any(first <= place[op] < last for first, last in spans)
+            for tensor in captured
+            for op in tensor.consumers()
+        )
 
     def draws(self, layer: Any) -> bool:
         """True if the layer or a layer inside it draws random numbers."""
@@ -118,6 +138,7 @@ def traced_calls(model: Any) -> Calls:
     layers = layers_inside(model)
     found = dict.fromkeys(map(id, layers), True)
     asked: set[int] = set()
+    spans: dict[int, list[tuple[int, int]]] = {id(layer): [] for layer in layers}
     noticed = draws_noticed(seed_generators(model), lambda generator: asked.add(id(generator)))
     with noticed:
         for records in (2, 3):
@@ -127,12 +148,45 @@ def traced_calls(model: Any) -> Calls:
                 ),
                 inputs,
             )
-            with record_calls([(layer, None) for layer in layers]) as calls:
+            kept_calls = record_calls([(layer, None) for layer in layers])
+            with kept_calls as calls, _spans_noted(layers, spans):
                 traced = tf.function(lambda x: model(x, training=True), autograph=False)
                 graph = traced.get_concrete_function(given).graph
             for layer, kept in zip(layers, calls, strict=True):
                 found[id(layer)] &= all(_has_rows(call, records, graph) for call in kept)
-    return Calls(found, asked)
+    shapes = {
+        id(layer): [[(None, *t.shape[1:]) for t in tensors_of(call)] for call in kept]
+        for layer, kept in zip(layers, calls, strict=True)
+    }
+    return Calls(found, asked, graph, spans, shapes)
+
+
+def tensors_of(call: LayerCall) -> list[Any]:
+    """The tensors with axes that a call was given and returned, in order."""
+    leaves = tf.nest.flatten((call.args, call.kwargs, call.output))
+    return [leaf for leaf in leaves if tf.is_tensor(leaf) and leaf.shape.rank]
+
+
+@contextlib.contextmanager
+def _spans_noted(layers: list[Any], spans: dict[int, list[tuple[int, int]]]) -> Iterator[None]:
+    """Within the context, it is noted which operations of the graph each call of a layer makes."""
+
+    def noted(layer: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            graph = tf.compat.v1.get_default_graph()
+            first = len(graph.get_operations())
+            output = call(*args, **kwargs)
+            spans[id(layer)].append((first, len(graph.get_operations())))
+            return output
+
+        return called
+
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            spans[id(layer)].clear()  # of the trace before
+            name = call_name(layer)
+            stack.enter_context(shadowed(layer, name, noted(layer, getattr(layer, name))))
+        yield
 
 
 def _type_of(tensor: Any, model: Any) -> Any:

@@ -19,8 +19,8 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
     recurrent,
 )
 from keras_dpvit.gradients.fallback import VectorizedRule
-from keras_dpvit.gradients.layer_calls import Calls, traced_calls
-from keras_dpvit.gradients.rules import GradientRule, rule_for
+from keras_dpvit.gradients.layer_calls import Calls, tensors_of, traced_calls
+from keras_dpvit.gradients.rules import GradientRule, LayerCall, rule_for
 from keras_dpvit.layers.inside import children_of, layers_inside
 
 
@@ -30,6 +30,21 @@ class LayerRule:
 
     layer: Any
     rule: GradientRule
+    shapes: Any = ()
+
+    def set_shapes(self, calls: list[LayerCall]) -> None:
+        """Gives the tensors of calls the sides that they had in a trace of known sizes.
+
+        A reshape by the batch's size leaves the others open where that is not known.
+        """
+        if self.rule.tap is not None or self.rule.replaces_call:
+            wanted = [shapes[:-1] for shapes in self.shapes]  # its output is another tensor
+        else:
+            wanted = self.shapes
+        for call, shapes in zip(calls, wanted, strict=False):
+            for tensor, shape in zip(tensors_of(call), shapes, strict=False):
+                if tensor.shape.rank == len(shape):
+                    tensor.set_shape(shape)
 
     @property
     def variables(self) -> list[Any]:
@@ -54,8 +69,13 @@ def layer_rules(model: Any, by_variable: bool = False) -> list[LayerRule]:
         InputError: if a layer mixes examples, or draws random numbers and has no rule, if two
             layers share a variable, or if a layer sees no records and none around it does.
     """
+    calls = traced_calls(model)
     rules: list[LayerRule] = []
-    left = _collect(model, traced_calls(model), rules)
+    left = _collect(model, calls, rules, frozenset())
+    elsewhere = _read_elsewhere(calls, rules)
+    if elsewhere:
+        rules = []
+        left = _collect(model, calls, rules, elsewhere)
     if left:
         raise InputError(
             f"Variable {left[0].path} is used on tensors whose first axis is not the examples', so "
@@ -69,7 +89,7 @@ def layer_rules(model: Any, by_variable: bool = False) -> list[LayerRule]:
             ", ".join(without_rule),
         )
     if by_variable:
-        return [LayerRule(u.layer, u.rule.only(v)) for u in rules for v in u.variables]
+        return [LayerRule(u.layer, u.rule.only(v), u.shapes) for u in rules for v in u.variables]
     return rules
 
 
@@ -102,7 +122,22 @@ def _top_layers(model: Any) -> list[Any]:
     return layers
 
 
-def _collect(layer: Any, calls: Calls, rules: list[LayerRule]) -> list[Any]:
+def _read_elsewhere(calls: Calls, rules: list[LayerRule]) -> frozenset[int]:
+    """The layers, by `id`, of which a variable is read by others than the layer: tied weights.
+
+    A rule would see no more than the layer's own share of such a variable's gradient.
+    """
+    return frozenset(
+        id(rule.layer)
+        for rule in rules
+        for variable in rule.variables
+        if calls.read_elsewhere(variable, rule.layer)
+    )
+
+
+def _collect(
+    layer: Any, calls: Calls, rules: list[LayerRule], elsewhere: frozenset[int]
+) -> list[Any]:
     """Adds the rules in and below a layer; returns the variables that wait for one around it."""
     if any(rule.layer is layer for rule in rules) or not layer.trainable_variables:
         return []
@@ -112,22 +147,23 @@ def _collect(layer: Any, calls: Calls, rules: list[LayerRule]) -> list[Any]:
             "example has a gradient of its own; kd.replace_batch_normalization(model) gives the "
             "model without, and base.trainable = False freezes the layers that hold it."
         )
-    if calls.by_record[id(layer)] and (rule := rule_for(layer)) is not None:
-        rules.append(LayerRule(layer, rule))
+    is_read_here = id(layer) not in elsewhere
+    if calls.by_record[id(layer)] and is_read_here and (rule := rule_for(layer)) is not None:
+        rules.append(LayerRule(layer, rule, calls.shapes[id(layer)]))
         return []
     children = children_of(layer)
     inside = {id(v) for child in children for v in child.trainable_variables}
     waiting = [v for v in layer.trainable_variables if id(v) not in inside]
     for child in children:
-        waiting += _collect(child, calls, rules)
-    if not waiting or not calls.by_record[id(layer)]:
+        waiting += _collect(child, calls, rules, elsewhere)
+    if not waiting or not calls.by_record[id(layer)] or not is_read_here:
         return waiting
     if calls.draws(layer):
         raise InputError(
             f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
             "per-example rule: move the noise into a layer without variables, or register a rule."
         )
-    rules.append(LayerRule(layer, VectorizedRule(waiting)))
+    rules.append(LayerRule(layer, VectorizedRule(waiting), calls.shapes[id(layer)]))
     return []
 
 

@@ -125,6 +125,8 @@ def _backward(
             losses, aux = forward()
         counted = losses if present is None else tf.where(present, losses, 0.0)
         total = scale * tf.reduce_sum(counted)
+    for rule, own in zip(rules, calls, strict=True):
+        rule.set_shapes(own)
     flat = [call for of_one in calls for call in of_one]
     gradients = tape.gradient(total, [call.output for call in flat], unconnected_gradients="zero")
     for call, gradient in zip(flat, gradients, strict=True):
