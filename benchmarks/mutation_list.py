@@ -602,6 +602,11 @@ _LAYERS = [
             "test_layer_normalization",
         ),
         (
+            "* (inputs - mean)",
+            "* inputs",
+            "test_fixed_normalization",
+        ),
+        (
             "if axis != grouped.shape.rank - 2]",
             "if axis != grouped.shape.rank - 1]",
             "test_group_normalization",
@@ -728,7 +733,7 @@ _MODEL = [
         "gradients/fallback.py",
         "gradients/test_layer_rules.py",
         (
-            "output_gradients=gradient[None],",
+            "output_gradients=tf.nest.map_structure(lambda g: g[None], gradient),",
             "",
             "test_other_layers_go_through_the_fallback_and_say_so",
         ),
@@ -742,11 +747,65 @@ _MODEL = [
             "test_batch_normalization_is_refused",
         ),
         (
-            "if draws_random_numbers(layer):",
+            "if calls.draws(layer):",
             "if False:",
             "test_random_layers_without_a_rule_are_refused",
         ),
+        (
+            "if calls.read_elsewhere(variable, rule.layer)",
+            "if False",
+            "test_tied_weights_have_their_whole_gradient",
+        ),
         ("if id(variable) in owner:", "if False:", "test_a_variable_of_two_layers_is_refused"),
+    ),
+    *_of(
+        "gradients/recurrent.py",
+        "gradients/test_recurrent.py",
+        ("norms.append(part.squared_norms)", "norms = [part.squared_norms]", "test_a_layer"),
+        ("found += [before, gradients[-1]]", "found += [before, gradients[0]]", "test_a_layer"),
+        (
+            "after = [tf.where(there, a, b) for a, b in zip(after, states, strict=True)]",
+            "pass",
+            "test_masked_steps",
+        ),
+        (
+            "keep_state = keep if training else None",
+            "keep_state = None",
+            "test_dropout_keeps_one_mask_for_all_steps",
+        ),
+    ),
+    *_of(
+        "gradients/lora.py",
+        "gradients/test_lora.py",
+        (
+            "return float(layer.lora_alpha) / float(layer.lora_rank)",
+            "return 1.0",
+            "test_dense",
+        ),
+        (
+            "rows = index + layer.input_dim * tf.range(records)[:, None]",
+            "rows = index",
+            "test_embedding",
+        ),
+        (
+            'tf.einsum(f"{low},{outputs}->{records}{rank}{last}", through_a, scaled)',
+            'tf.einsum(f"{low},{outputs}->{records}{rank}{last}", through_a, gradient)',
+            "test_einsum_dense",
+        ),
+    ),
+    *_of(
+        "gradients/lookups.py",
+        "gradients/test_lookups.py",
+        (
+            "tf.where(there[..., None], found, tf.cast(math.nan, found.dtype))",
+            "found",
+            "test_an_index_past_the_end_makes_its_record_count_as_zero",
+        ),
+        (
+            "found = call(tf.where(there, index, 0), *args, **kwargs)",
+            "found = call(inputs, *args, **kwargs)",
+            "test_an_index_past_the_end_makes_its_record_count_as_zero",
+        ),
     ),
     *_of(
         "gradients/randomness.py",

@@ -19,6 +19,11 @@ def register() -> None:
         if not any(isinstance(finder, _AfterKeras) for finder in sys.meta_path):
             sys.meta_path.insert(0, _AfterKeras())
     elif _CLASSES not in sys.modules and not _is_importing(keras) and not _some_of_ours_is():
+        _import_classes(keras)
+
+
+def _import_classes(keras: Any) -> None:
+    if keras.config.backend() == "tensorflow":  # under another, training cannot be imported
         importlib.import_module(_CLASSES)
 
 
@@ -53,6 +58,6 @@ def _call_after(loader: Any) -> None:
     def exec_module(module: ModuleType) -> None:
         execute(module)
         if not _some_of_ours_is():
-            importlib.import_module(_CLASSES)
+            _import_classes(module)
 
     loader.exec_module = exec_module

@@ -81,5 +81,5 @@ class FixedNormalizationRule(InstantiatedRule):
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
         inputs = full_precision(call.inputs)
         mean, variance = (tf.cast(v, inputs.dtype) for v in (layer.mean, layer.variance))
-        normalized = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        normalized = tf.math.rsqrt(variance + layer.epsilon) * (inputs - mean)
         return _gain_and_bias(normalized, full_precision(call.gradient), layer.scale, layer.center)

@@ -178,6 +178,7 @@ def _train(
 
     import keras_dpvit as kd
     from keras_dpvit.runs.first_steps import FirstSteps
+    from keras_dpvit.runs.interrupts import Interrupts
 
     if plan.seed is not None:
         keras.utils.set_random_seed(plan.seed)
@@ -205,16 +206,17 @@ def _train(
         metrics=["accuracy"],
     )
     epochs = math.ceil(settings.epochs)
-    callbacks = [FirstSteps(plan.steps)]
-    history = model.fit(
-        *records,
-        epochs=epochs,
-        physical_batch_size=settings.physical_batch_size,
-        checkpoint_dir=None if kept is None else kept.directory,
-        callbacks=callbacks if kept is None else [*callbacks, kept.recorder()],
-        # A bar on a terminal, a line an epoch in a log.
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    with Interrupts() as interrupts:
+        callbacks = [FirstSteps(plan.steps), interrupts]
+        history = model.fit(
+            *records,
+            epochs=epochs,
+            physical_batch_size=settings.physical_batch_size,
+            checkpoint_dir=None if kept is None else kept.directory,
+            callbacks=callbacks if kept is None else [*callbacks, kept.recorder()],
+            # A bar on a terminal, a line an epoch in a log.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
     curves = history.history if kept is None else kept.curves()
     ended = len(curves.get("epsilon", ()))
     if ended < epochs:

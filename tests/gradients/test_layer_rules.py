@@ -172,6 +172,27 @@ def test_batch_normalization_is_refused(functional):
         layer_rules(model)
 
 
+def test_tied_weights_have_their_whole_gradient(check):
+    """A table that words are read with and scored with: its layer's rule sees half of it."""
+
+    class Tied(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(6, 4)
+            self.hidden = keras.layers.Dense(4, "tanh")
+
+        def call(self, words, training=None):
+            hidden = self.hidden(self.table(words))
+            return keras.ops.matmul(hidden, keras.ops.transpose(self.table.embeddings))
+
+    model = Tied()
+    words = np.array([[0, 1, 2], [3, 3, 3], [5, 0, 5]])
+    model(words)
+    units = check(model, words, 1e-4)
+    assert [type(unit.rule) for unit in units].count(VectorizedRule) == 1
+    assert len(units) == 2
+
+
 def test_a_variable_of_two_layers_is_refused(functional):
     first = keras.layers.Dense(4, use_bias=False)
 

@@ -295,6 +295,17 @@ def test_depthwise_conv1d(check_layer, padding):
     check_layer(layer, (7, 3), "float32", 1e-4)
 
 
+@pytest.mark.parametrize("names", [None, *GAIN_AND_BIAS])
+def test_fixed_normalization(check_layer, names):
+    from keras_dpvit.layers.fixed_normalization import FixedNormalization
+
+    layer = FixedNormalization(scale=names is not None, center=True)
+    layer.build((None, 5, 4))
+    layer.mean.assign([0.5, -1.0, 2.0, 0.0])
+    layer.variance.assign([1.0, 4.0, 0.3, 2.0])
+    check_layer(layer, (5, 4), "float32", 1e-4, names)
+
+
 @precisions
 @settings(max_examples=12, deadline=None)
 @given(
