@@ -356,7 +356,11 @@ def source_for(model: Any, x: Any, y: Any, weights: Any = None) -> Source:
         InputError: if it cannot be sampled from, or does not fit the model.
     """
     in_arrays = _are_arrays(x, y)
-    source = _of_records(x, y, weights) if not in_arrays else _of_arrays(model, x, y, weights)
+    source = (
+        _of_records(x, y, weights)
+        if not in_arrays
+        else ArraySource(*check_arrays(model, x, y, weights))
+    )
     source.arrange = arrangement(model)
     first = source.example()
     check_inputs(model, first.x)
@@ -379,10 +383,6 @@ def _are_arrays(x: Any, y: Any) -> bool:
     return hasattr(x, "shape")
 
 
-def _of_arrays(model: Any, x: Any, y: Any, weights: Any) -> Source:
-    return ArraySource(*check_arrays(model, x, y, weights))
-
-
 def _of_records(x: Any, y: Any, weights: Any) -> Source:
     for name, value in (("y", y), ("sample_weight", weights)):
         if value is not None:
@@ -391,6 +391,10 @@ def _of_records(x: Any, y: Any, weights: Any) -> Source:
             )
     if isinstance(x, keras.utils.PyDataset):
         return PyDatasetSource(x)
+    if type(x).__module__.startswith("tensorflow.python.data"):
+        from keras_dpvit.training.dataset_source import DatasetSource
+
+        return DatasetSource(x)
     if hasattr(x, "__len__") and hasattr(x, "__getitem__"):
         return RandomAccessSource(x)
     raise InputError(

@@ -147,7 +147,7 @@ def compiled(shape=(4, 4, 1), **changes):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x, y: (tf.data.Dataset.from_tensor_slices((x, y)), None), "sampling='external'"),
+        (lambda x, y: (dataset(x, y).repeat(), None), "sampling='external'"),
         (lambda x, y: (((a, b) for a, b in zip(x, y, strict=True)), None), "cannot sample from"),
         (lambda x, y: (Records(x, y), y), "y must be left out"),
         (lambda x, y: (by_seven(x, y), y), "y must be left out"),
