@@ -11,7 +11,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers.model_structure import as_tuples
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import sources
-from keras_dpvit.training.labels import ClassNumbers, check_range, class_numbers
+from keras_dpvit.training.labels import ClassNumbers, arrangement, check_range, class_numbers
 
 
 class ExternalBatches:
@@ -42,7 +42,7 @@ class ExternalBatches:
         if first is None:
             raise InputError("x must hold at least one batch, got none.")
         first = keras.tree.map_structure(lambda tensor: tensor.numpy(), tuple(first))
-        self._arrange = sources.arrangement(model)
+        self._arrange = arrangement(model)
         images, labels = first[0], self._arrange(first[1])
         sources.check_inputs(model, images)
         self._plan = plan

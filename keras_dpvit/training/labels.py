@@ -1,6 +1,7 @@
-"""Class numbers among the labels: which outputs have them, and which records' are out of range."""
+"""Labels: their place among a model's outputs, and class numbers that are out of range."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -86,6 +87,30 @@ def _takes_targets(loss: Any) -> bool:
     kind = loss if hasattr(loss, "__name__") else type(loss)
     name = kind.__name__.lower()
     return kind.__module__.startswith("keras.src.losses") and "sparse" not in name
+
+
+def arrangement(model: Any) -> Callable[[Any], Any]:
+    """A function that brings labels into the structure of a model's outputs.
+
+    Raises:
+        InputError: in the function, if there are not as many labels as outputs.
+    """
+    outputs, names = outputs_of(model), output_names(model)
+
+    def arrange(y: Any) -> Any:
+        found = keras.tree.flatten(y)
+        if keras.tree.is_nested(outputs) and isinstance(y, dict):
+            found = [y[name] for name in names if name in y]
+        elif isinstance(outputs, dict):
+            found = []
+        if len(found) != len(names):
+            raise InputError(
+                f"y must have labels for each of {len(names)} outputs, as a dict by their names "
+                f"or in their order: {', '.join(names)}."
+            )
+        return keras.tree.pack_sequence_as(outputs, found)
+
+    return arrange
 
 
 def check_range(numbers: ClassNumbers, labels: Array, share: float) -> None:

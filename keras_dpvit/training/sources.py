@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
-from keras_dpvit.layers.model_structure import as_tuples, inputs_for, output_names, outputs_of
-from keras_dpvit.training.labels import ClassNumbers, check_range, class_numbers
+from keras_dpvit.layers.model_structure import as_tuples, inputs_for
+from keras_dpvit.training.labels import ClassNumbers, arrangement, check_range, class_numbers
 
 _FEW = 0.05  # of the labels may lie outside of the classes
 
@@ -319,30 +319,6 @@ def check_images(images: Array, image_shape: tuple[Any, ...]) -> None:
         raise InputError(f"images must be of real numbers, got {images.dtype}.")
 
 
-def arrangement(model: Any) -> Callable[[Any], Any]:
-    """A function that brings labels into the structure of a model's outputs.
-
-    Raises:
-        InputError: in the function, if there are not as many labels as outputs.
-    """
-    outputs, names = outputs_of(model), output_names(model)
-
-    def arrange(y: Any) -> Any:
-        found = keras.tree.flatten(y)
-        if keras.tree.is_nested(outputs) and isinstance(y, dict):
-            found = [y[name] for name in names if name in y]
-        elif isinstance(outputs, dict):
-            found = []
-        if len(found) != len(names):
-            raise InputError(
-                f"y must have labels for each of {len(names)} outputs, as a dict by their names "
-                f"or in their order: {', '.join(names)}."
-            )
-        return keras.tree.pack_sequence_as(outputs, found)
-
-    return arrange
-
-
 def source_for(model: Any, x: Any, y: Any, weights: Any = None) -> Source:
     """The source of what `fit` was given.
 
@@ -356,11 +332,10 @@ def source_for(model: Any, x: Any, y: Any, weights: Any = None) -> Source:
         InputError: if it cannot be sampled from, or does not fit the model.
     """
     in_arrays = _are_arrays(x, y)
-    source = (
-        _of_records(x, y, weights)
-        if not in_arrays
-        else ArraySource(*check_arrays(model, x, y, weights))
-    )
+    if in_arrays:
+        source: Source = ArraySource(*check_arrays(model, x, y, weights))
+    else:
+        source = _of_records(x, y, weights)
     source.arrange = arrangement(model)
     first = source.example()
     check_inputs(model, first.x)
