@@ -222,6 +222,8 @@ def test_what_was_released_never_costs_nothing():
 @pytest.mark.parametrize("result", [math.nan, -0.1])
 def test_an_accountant_that_fails_is_not_believed(result, monkeypatch):
     class Failing:
+        rdp = np.zeros(len(RDP_ORDERS))  # by which PLD chooses how fine it counts
+
         def compose(self, event):
             return self
 
@@ -231,7 +233,7 @@ def test_an_accountant_that_fails_is_not_believed(result, monkeypatch):
         def get_delta(self, epsilon):
             return result
 
-    monkeypatch.setattr(accounting, "make_accountant", lambda name: Failing())
+    monkeypatch.setattr(accounting, "make_accountant", lambda name, about=0.0: Failing())
     for count in (accounting.epsilon_of_event, accounting.delta_of_event):
         with pytest.raises(InputError, match="cannot be counted"):
             count(None, 0.5, "pld")

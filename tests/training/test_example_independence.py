@@ -314,11 +314,11 @@ def test_a_label_that_reaches_other_rows_is_refused():
 
 
 def test_the_verdict_is_kept_until_something_changes(monkeypatch):
-    from keras_dpvit.training import trainer
+    from keras_dpvit.training import trial
 
     calls = []
     monkeypatch.setattr(
-        trainer,
+        trial,
         "check_examples_independent",
         lambda *a: (calls.append(a), example_independence.check_examples_independent(*a)),
     )
