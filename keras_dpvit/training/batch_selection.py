@@ -1,5 +1,6 @@
 """From sampled records to a batch: microbatches, and padding."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -48,6 +49,34 @@ def sampled_batches(
         else:
             yield microbatches(plan, source, rows, key, step).parts()
         step += 1
+
+
+class Feed:
+    """The batches of one `fit`, as tf.data asks for them.
+
+    TensorFlow keeps a data set's Python function for as long as the process lives, and all that the
+    function holds: the records, if nobody let go of them.
+
+    Args:
+        *arguments: of `sampled_batches`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+        self._given: list[Any] = []
+
+    def __call__(self) -> Iterator[Batch]:
+        batches = sampled_batches(*self._arguments)
+        self._given.append(batches)
+        return batches
+
+    def close(self) -> None:
+        """Lets go of the records."""
+        self._arguments = ()
+        for batches in self._given:
+            with contextlib.suppress(ValueError):  # one that is at work ends with its thread
+                batches.close()
+        self._given.clear()
 
 
 def some_records(source: Source, count: int = 8) -> Rows:

@@ -85,6 +85,7 @@ class PrivateTrainer:
         self._validated: Any = None
         self._loss_weights = loss_weights
         self._class_weights: Any = None  # a function of labels
+        self._feed: batch_selection.Feed | None = None  # of the present fit
         self._in_fit = False
         self._look_for_statistics()
         self._shown_names: tuple[str, ...] = ()  # of the values that a step shows without noise
@@ -158,9 +159,8 @@ class PrivateTrainer:
             self.keys.renew(self._present_weights())
         x, y, arguments = split_off(self.plan, x, y, arguments, checkpoint_dir is not None)
         data, records = self._data(x, y, arguments.pop("sample_weight", None))
-        self._class_weights = class_weights(
-            arguments.pop("class_weight", None), self.model, records.y
-        )
+        given = arguments.pop("class_weight", None)
+        self._class_weights = class_weights(given, self.model, records.y)
         self._look_for_statistics()
         metrics = metric_sums(private_metrics, self.plan, self.model, records.y)
         self.prepare(physical_batch_size, augmentation, metrics)
@@ -190,6 +190,8 @@ class PrivateTrainer:
             self._in_fit = False
             self._layer_randomness.end_fit()
             callback.close()
+            if self._feed is not None:
+                self._feed.close()
 
     def _begin(self, callback: PrivateFitCallback, checkpoint_dir: Any, steps: int | None) -> None:
         """Goes to the last checkpoint, if there is one, and checks that steps are left.
@@ -241,12 +243,11 @@ class PrivateTrainer:
             return self.external.data, self.external.some_records
         source = source_for(self.model, x, y, weights)
         fit_arguments.check_size(self.plan, source.num_records)
-        data = tf.data.Dataset.from_generator(
-            lambda: batch_selection.sampled_batches(
-                self.plan, source, self.keys.sampling, lambda: self.state.steps_taken
-            ),
-            output_signature=batch_selection.signature(source),
+        self._feed = batch_selection.Feed(
+            self.plan, source, self.keys.sampling, lambda: self.state.steps_taken
         )
+        signature = batch_selection.signature(source)
+        data = tf.data.Dataset.from_generator(self._feed, output_signature=signature)
         return data.prefetch(2), batch_selection.some_records(source)
 
     def _validate(self, records: Rows) -> None:

@@ -1,8 +1,10 @@
 """What users meet: fit, the ledger, refusals, saving."""
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -186,7 +188,7 @@ def test_bad_data_is_refused_before_anything_is_trained(xy):
         (x, y[:-1], "images and labels must have the same length"),
         (x, y + 1, "labels must lie in 0..2"),
         (x, y - 1, "labels must lie in 0..2"),
-        (tf.data.Dataset.from_tensor_slices((x, y)).batch(20), None, "cannot sample from"),
+        (tf.data.Dataset.from_tensor_slices((x, y)).repeat(2), None, "cannot sample from"),
     ]:
         model = compiled()
         with pytest.raises(InputError, match=message):
@@ -285,3 +287,14 @@ def test_a_saved_model_loads_in_a_fresh_process(xy, tmp_path):
         "assert [e.steps for e in model.privacy_ledger.all_entries()] == [3]\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "model.keras"], check=True)
+
+
+def test_fit_lets_go_of_the_records_and_the_model(xy):
+    """TensorFlow keeps the Python function of a data set for ever, and what that holds."""
+    x, y = (np.array(part) for part in xy)
+    model = compiled()
+    model.fit(x, y, verbose=0)
+    kept = [weakref.ref(part) for part in (x, model.private_trainer, model)]
+    del x, y, model
+    gc.collect()
+    assert [part() for part in kept] == [None] * 3
