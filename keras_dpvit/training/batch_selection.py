@@ -11,7 +11,7 @@ import numpy as np
 from keras_dpvit._types import Array
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training.sources import Rows, Source
+from keras_dpvit.training.records import Rows, Source
 
 # x, y, weights, and which rows are records: `microbatches * rows_per_microbatch` rows.
 Batch = tuple[Any, Any, Array, Array]
@@ -55,7 +55,7 @@ class Feed:
     """The batches of one `fit`, as tf.data asks for them.
 
     TensorFlow keeps a data set's Python function for as long as the process lives, and all that the
-    function holds: the records, if nobody let go of them.
+    function holds: the records too, unless they are dropped.
 
     Args:
         *arguments: of `sampled_batches`.
@@ -71,7 +71,7 @@ class Feed:
         return batches
 
     def close(self) -> None:
-        """Lets go of the records."""
+        """Drops the records."""
         self._arguments = ()
         for batches in self._given:
             with contextlib.suppress(ValueError):  # one that is at work ends with its thread

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
-from keras_dpvit.training.sources import Source
+from keras_dpvit.training.records import Source
 
 # A step of a pipeline that changes no element: order, waiting and storage are the plan's here.
 _PASSED_BY = ("Shuffle", "Prefetch", "Options", "Cache", "Model", "AssertCardinality")

@@ -12,6 +12,7 @@ from keras_dpvit.layers.model_structure import as_tuples
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import sources
 from keras_dpvit.training.labels import ClassNumbers, arrangement, check_range, class_numbers
+from keras_dpvit.training.records import Rows
 
 
 class ExternalBatches:
@@ -66,7 +67,7 @@ class ExternalBatches:
         rows = before + tf.cast(tf.shape(keras.tree.flatten(batch[1])[0])[0], tf.int64)
         return rows, (rows, *batch)
 
-    def _few(self, images: Any, labels: Any) -> sources.Rows:
+    def _few(self, images: Any, labels: Any) -> Rows:
         """The first rows of a batch of arrays."""
         images, labels = keras.tree.map_structure(lambda part: part[:8], (images, labels))
         flat = keras.tree.flatten(labels)
@@ -75,7 +76,7 @@ class ExternalBatches:
             present &= ~numbers.outside(label)
         kept = [n.kept(label, present) for n, label in zip(self._numbers, flat, strict=True)]
         labels = keras.tree.pack_sequence_as(labels, kept)
-        return sources.Rows(images, labels, np.ones(len(present), "float32"), present)
+        return Rows(images, labels, np.ones(len(present), "float32"), present)
 
     def _marked(self, rows: Any, images: Any, labels: Any, weights: Any = None) -> Any:
         counted = tf.py_function(self._check_rows, [rows], tf.bool)

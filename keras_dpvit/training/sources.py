@@ -1,7 +1,5 @@
 """Sources of a training's records: arrays, random-access sources, Keras data sets."""
 
-import abc
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,94 +8,15 @@ import numpy as np
 
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
-from keras_dpvit.layers.model_structure import as_tuples, inputs_for
-from keras_dpvit.training.labels import ClassNumbers, arrangement, check_range, class_numbers
+from keras_dpvit.layers.model_structure import inputs_for
+from keras_dpvit.training.dataset_source import DatasetSource
+from keras_dpvit.training.labels import arrangement, check_range, class_numbers
+from keras_dpvit.training.records import Parts, Rows, Source
 
 _FEW = 0.05  # of the labels may lie outside of the classes
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Records as a step takes them.
-
-    Attributes:
-        x: arrays `(records, ...)` in the structure that the model takes.
-        y: labels `(records, ...)` in the structure of its outputs.
-        weights: float32 `(records, ...)`, factors on the records' own losses.
-        present: bool `(records,)`, which of the records count.
-    """
-
-    x: Any
-    y: Any
-    weights: Array
-    present: Array
-
-    def parts(self) -> tuple[Any, Any, Array, Array]:
-        """All four, as a batch in a data set has them."""
-        return as_tuples(self.x), as_tuples(self.y), self.weights, self.present
-
-    def map(self, function: Callable[[Array], Array]) -> "Rows":
-        """The records with a function applied to each array."""
-        parts = self.x, self.y, self.weights, self.present
-        return Rows(*keras.tree.map_structure(function, parts))
-
-
 _NAMES = ("images", "labels", "weights")  # of a record's parts
-
-# A record's parts as they come from a source: x, y, and weights or None.
-_Parts = tuple[Any, Any, Any]
-
-
-class Source(abc.ABC):
-    """Records that can be taken by number, so that a plan can sample them itself.
-
-    Attributes:
-        num_records: int.
-        numbers: of each output's labels the `ClassNumbers`; a record with a label outside of them
-            is taken as absent. None for labels that number nothing. `source_for` sets it.
-        arrange: brings labels into the structure of the model's outputs; `source_for` sets it.
-    """
-
-    num_records: int
-    numbers: list[ClassNumbers] | None = None
-    arrange: Callable[[Any], Any] = staticmethod(lambda y: y)
-
-    def take(self, rows: Array) -> Rows:
-        """The records of these numbers.
-
-        In the midst of a training, an end that one record brings about would tell of it. So a NaN
-        or an infinite value passes, and its gradient counts as zero; a label that is none of the
-        classes becomes 0, and its record does not count.
-
-        Args:
-            rows: int array `(n,)`, in any order, may be empty.
-
-        Raises:
-            InputError: if a record differs from the first in shape or type, or more than half of
-                the labels, and more than five, are none of the classes.
-        """
-        rows = np.asarray(rows, int)
-        x, y, weights = self._read(rows)
-        y = self.arrange(y)
-        if weights is None:
-            weights = np.ones(len(rows), "float32")
-        present = np.ones(len(rows), bool)
-        if self.numbers is None:
-            return Rows(x, y, weights, present)
-        labels = keras.tree.flatten(y)
-        for own, label in zip(self.numbers, labels, strict=True):
-            check_range(own, label, 0.5)
-            present &= ~own.outside(label)
-        kept = [own.kept(label, present) for own, label in zip(self.numbers, labels, strict=True)]
-        return Rows(x, keras.tree.pack_sequence_as(y, kept), weights, present)
-
-    @abc.abstractmethod
-    def _read(self, rows: Array) -> _Parts:
-        """The parts of these records, without a look at the labels' values."""
-
-    def example(self) -> Rows:
-        """The first record, for shapes and types."""
-        return self.take(np.zeros(1, int))
 
 
 class ArraySource(Source):
@@ -113,8 +32,8 @@ class ArraySource(Source):
         self._parts = x, y, weights
         self.num_records = len(keras.tree.flatten(x)[0])
 
-    def _read(self, rows: Array) -> _Parts:
-        parts: _Parts = _map(lambda part: part[rows], self._parts)
+    def _read(self, rows: Array) -> Parts:
+        parts: Parts = _map(lambda part: part[rows], self._parts)
         return parts
 
     def example(self) -> Rows:
@@ -152,13 +71,13 @@ class RandomAccessSource(Source):
             raise InputError("x must hold at least one record, got none.")
         self._first = self._record(0)
 
-    def _read(self, rows: Array) -> _Parts:
+    def _read(self, rows: Array) -> Parts:
         stored = _room_for(len(rows), self._first)
         for index, row in enumerate(rows):
             _store(stored, index, self._record(int(row)), self._first)
         return stored
 
-    def _record(self, index: int) -> _Parts:
+    def _record(self, index: int) -> Parts:
         record = self._records[index]
         if isinstance(record, Mapping) and {"image", "label"} <= set(record):
             record = record["image"], record["label"]
@@ -170,7 +89,7 @@ class RandomAccessSource(Source):
         return _parts_of(record)
 
 
-def _parts_of(found: Any) -> _Parts:
+def _parts_of(found: Any) -> Parts:
     """x, y, and weights or None, as arrays."""
     x, y = _arrays(found[0]), _arrays(found[1])
     weights = found[2] if len(found) == 3 else None
@@ -187,13 +106,13 @@ def _arrays(structure: Any) -> Any:
     return np.asarray(structure)
 
 
-def _room_for(records: int, first: _Parts) -> _Parts:
+def _room_for(records: int, first: Parts) -> Parts:
     """Empty arrays for `records` records like the one given."""
-    room: _Parts = _map(lambda part: np.empty((records, *part.shape), part.dtype), first)
+    room: Parts = _map(lambda part: np.empty((records, *part.shape), part.dtype), first)
     return room
 
 
-def _store(stored: _Parts, place: Any, parts: _Parts, first: _Parts, rows: Any = None) -> None:
+def _store(stored: Parts, place: Any, parts: Parts, first: Parts, rows: Any = None) -> None:
     """Puts a record, or the rows of a batch, into its place; it must be like the first record."""
     if (parts[2] is None) != (first[2] is None):
         raise InputError("weights must be given with each record or with none.")
@@ -249,7 +168,7 @@ class PyDatasetSource(Source):
             f"x must give batches of one size ({self._batch_size}), but for a smaller last one."
         )
 
-    def _batch(self, index: int) -> _Parts:
+    def _batch(self, index: int) -> Parts:
         batch = self._dataset[index]
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             raise InputError("x must give batches as (x, y) or (x, y, weights).")
@@ -259,7 +178,7 @@ class PyDatasetSource(Source):
             raise InputError("x must give as many images as labels in each batch.")
         return parts
 
-    def _read(self, rows: Array) -> _Parts:
+    def _read(self, rows: Array) -> Parts:
         numbers, places = np.divmod(rows, self._batch_size)
         stored = _room_for(len(rows), self._first)
         for number in np.unique(numbers):
@@ -272,11 +191,11 @@ class PyDatasetSource(Source):
         return stored
 
 
-def _length(parts: _Parts) -> int:
+def _length(parts: Parts) -> int:
     return len(keras.tree.flatten(parts[0])[0])
 
 
-def check_arrays(model: Any, x: Any, y: Any, weights: Any) -> _Parts:
+def check_arrays(model: Any, x: Any, y: Any, weights: Any) -> Parts:
     """Records as arrays that fit the model and each other.
 
     Args:
@@ -367,8 +286,6 @@ def _of_records(x: Any, y: Any, weights: Any) -> Source:
     if isinstance(x, keras.utils.PyDataset):
         return PyDatasetSource(x)
     if type(x).__module__.startswith("tensorflow.python.data"):
-        from keras_dpvit.training.dataset_source import DatasetSource
-
         return DatasetSource(x)
     if hasattr(x, "__len__") and hasattr(x, "__getitem__"):
         return RandomAccessSource(x)

@@ -33,7 +33,8 @@ from keras_dpvit.training.fit_callback import PrivateFitCallback
 from keras_dpvit.training.layer_randomness import LayerRandomness
 from keras_dpvit.training.private_metrics import MetricSums, metric_sums
 from keras_dpvit.training.record_losses import RecordLosses, output_losses
-from keras_dpvit.training.sources import Rows, source_for
+from keras_dpvit.training.records import Rows
+from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.state import TrainingKeys, TrainingState
 from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import CertifiedStep
@@ -80,9 +81,8 @@ class PrivateTrainer:
         self._owner_of_keys = object()
         self.keys.renew(self._present_weights())
         self._augmentation: Augmentation | None = None
-        # What the traced step was made for, and what was found to be independent.
-        self._prepared: Any = None
-        self._validated: Any = None
+        self._prepared: Any = None  # what the traced step was made for
+        self._validated: Any = None  # what was found to be independent
         self._loss_weights = loss_weights
         self._class_weights: Any = None  # a function of labels
         self._feed: batch_selection.Feed | None = None  # of the present fit

@@ -12,7 +12,7 @@ from keras_dpvit.layers.model_structure import outputs_of
 from keras_dpvit.training.example_independence import check_examples_independent, config_of
 from keras_dpvit.training.recipe import once_for_each_recipe
 from keras_dpvit.training.record_losses import OutputLoss, check_loss
-from keras_dpvit.training.sources import Rows
+from keras_dpvit.training.records import Rows
 
 _RECORDS_TRIED = 6
 _SOUND = 1e6
