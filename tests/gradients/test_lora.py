@@ -53,7 +53,7 @@ EQUATIONS = {
 def test_einsum_dense(check, normal, equation):
     shape, output, bias = EQUATIONS[equation]
     make = lambda kind: layers.EinsumDense(equation, output, bias_axes=bias, dtype=kind)  # noqa: E731
-    check_adapted(check, adapted(make, shape), normal(3, *shape), 1e-4)
+    check_adapted(check, adapted(make, shape, alpha=5), normal(3, *shape), 1e-4)
 
 
 def test_a_last_axis_that_is_summed_over_is_left_to_the_fallback(check, normal):
@@ -63,7 +63,7 @@ def test_a_last_axis_that_is_summed_over_is_left_to_the_fallback(check, normal):
 
 
 def test_embedding(check):
-    model = adapted(lambda kind: layers.Embedding(7, 4), (5,), input_dtype="int32")
+    model = adapted(lambda kind: layers.Embedding(7, 4), (5,), alpha=5, input_dtype="int32")
     words = np.array([[0, 1, 1, 6, 2], [3, 3, 3, 3, 3], [6, 5, 4, -1, 0]])
     check_adapted(check, model, words, 1e-4)
 
