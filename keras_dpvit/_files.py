@@ -85,6 +85,26 @@ def from_jsonable(value: Any) -> Any:
     return value
 
 
+def make_directory(path: Path, argument: str) -> pathlib.Path:
+    """Makes a directory if it is missing.
+
+    Args:
+        path: the directory.
+        argument: what the user calls it, for the message.
+
+    Raises:
+        InputError: if it cannot be made.
+    """
+    directory = pathlib.Path(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{argument} must be a directory that can be written: {error.strerror}."
+        ) from error
+    return directory
+
+
 def is_writable(folder: Path) -> bool:
     """True for a folder in which files can be made."""
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)

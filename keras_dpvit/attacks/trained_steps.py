@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import pathlib
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -71,13 +70,7 @@ class EpochStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = pathlib.Path(directory)
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"checkpoint_dir must be a directory that can be written: {error.strerror}."
-            ) from error
+        self._directory = _files.make_directory(directory, "checkpoint_dir")
 
     def save(self, arrays: list[np.ndarray], meta: dict[str, Any]) -> None:
         """Writes a state in place of the last one.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.gradients.randomness import draws_noticed, seed_generators
-from keras_dpvit.gradients.rules import GradientRule, LayerCall
+from keras_dpvit.gradients.rules import CallingRule, GradientRule, LayerCall
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.model_structure import inputs_of
 
@@ -52,7 +53,7 @@ def _recorder(
     def recorded(*args: Any, **kwargs: Any) -> Any:
         record = LayerCall(args, kwargs)
         kept.append(record)
-        if rule is not None and rule.replaces_call:
+        if isinstance(rule, CallingRule):
             return rule.call(layer, record)
         output = call(*args, **kwargs)
         if record.output is None:
@@ -111,13 +112,17 @@ class Calls:
         captured = [t for outer, t in self.graph.captures if outer is variable.value.handle]
         if not captured:
             return False
-        place = {op: index for index, op in enumerate(self.graph.get_operations())}
         spans = self.spans[id(layer)]
         return any(
-            not any(first <= place[op] < last for first, last in spans)
+            not any(first <= self._places[op] < last for first, last in spans)
             for tensor in captured
             for op in tensor.consumers()
         )
+
+    @functools.cached_property
+    def _places(self) -> dict[Any, int]:
+        """The number of each operation in the order in which they were made."""
+        return {op: index for index, op in enumerate(self.graph.get_operations())}
 
     def draws(self, layer: Any) -> bool:
         """True if the layer or a layer inside it draws random numbers."""

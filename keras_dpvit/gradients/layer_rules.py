@@ -1,6 +1,7 @@
 """The layers that own the trainable variables, and the rule for each."""
 
 import dataclasses
+import itertools
 import logging
 import re
 from typing import Any
@@ -20,7 +21,7 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
 )
 from keras_dpvit.gradients.fallback import VectorizedRule
 from keras_dpvit.gradients.layer_calls import Calls, tensors_of, traced_calls
-from keras_dpvit.gradients.rules import GradientRule, LayerCall, rule_for
+from keras_dpvit.gradients.rules import CallingRule, GradientRule, LayerCall, rule_for
 from keras_dpvit.layers.inside import children_of, layers_inside
 
 
@@ -37,11 +38,12 @@ class LayerRule:
 
         A reshape by the batch's size leaves the others open where that is not known.
         """
-        if self.rule.tap is not None or self.rule.replaces_call:
+        if self.rule.tap is not None or isinstance(self.rule, CallingRule):
             wanted = [shapes[:-1] for shapes in self.shapes]  # its output is another tensor
         else:
             wanted = self.shapes
-        for call, shapes in zip(calls, wanted, strict=False):
+        # A loop of one's own may call a layer more often than the trace did.
+        for call, shapes in zip(calls, itertools.cycle(wanted), strict=False):
             for tensor, shape in zip(tensors_of(call), shapes, strict=False):
                 if tensor.shape.rank == len(shape):
                     tensor.set_shape(shape)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_dpvit.gradients import reductions
 from keras_dpvit.gradients.ghost_norm import marked, measured_tokens, next_token_sum
 from keras_dpvit.gradients.rules import (
-    GradientRule,
+    CallingRule,
     LayerCall,
     Measured,
     full_precision,
@@ -18,7 +18,7 @@ from keras_dpvit.gradients.rules import (
 )
 
 
-class RecurrentRule(GradientRule):
+class RecurrentRule(CallingRule):
     """`p_t = x_t W + b` and `q_t = h_(t-1) U`: a step's gates are functions of both and the state.
 
     A record's gradient in `W` is `sum_t x_t dp_t^T`, in `U` `sum_t h_(t-1) dq_t^T`, as for a dense
@@ -26,7 +26,6 @@ class RecurrentRule(GradientRule):
     the states and lets the gradients in `p` and `q` be asked for; results are Keras' to rounding.
     """
 
-    replaces_call = True
     # True if dq differs from dp: then it is asked for by itself.
     has_own_recurrent_gradient = False
 

@@ -20,7 +20,7 @@ class LayerCall:
         output: the tensor, or several, whose gradient the rule wants, `(records, ...)`.
         gradient: gradient of the summed loss in `output`, once it is known. Its row i belongs to
             record i alone, for nothing in the model crosses examples.
-        extra: tensors `(records, ...)` that a rule which replaces the call keeps from it.
+        extra: tensors `(records, ...)` that a `CallingRule` keeps from it.
     """
 
     args: tuple[Any, ...]
@@ -59,9 +59,6 @@ class GradientRule(abc.ABC):
     # before it.
     tap: str | None = None
 
-    # True if the rule calls the layer itself, by `call(layer, record)`, to see inside it.
-    replaces_call: bool = False
-
     # Attributes that hold the layer's variables, in the order of `layer.trainable_variables`; one
     # may be None or missing.
     variable_names: tuple[str, ...] = ()
@@ -94,13 +91,6 @@ class GradientRule(abc.ABC):
         del layer
         return True
 
-    def call(self, layer: Any, record: LayerCall) -> Any:
-        """The layer's output for `record.args`, where the rule `replaces_call`.
-
-        It sets `record.output` and `record.extra`.
-        """
-        raise NotImplementedError
-
     @abc.abstractmethod
     def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         """The tensors that norms and sums are made of: `(records, ...)`, float32 or float64.
@@ -131,6 +121,14 @@ class GradientRule(abc.ABC):
         Returns:
             tensors, float32 or float64, in the order and shapes of the trainable `variables`.
         """
+
+
+class CallingRule(GradientRule):
+    """A rule that calls the layer itself, to see inside it."""
+
+    @abc.abstractmethod
+    def call(self, layer: Any, record: LayerCall) -> Any:
+        """The layer's output for `record.args`; sets `record.output` and `record.extra`."""
 
 
 class InstantiatedRule(GradientRule):

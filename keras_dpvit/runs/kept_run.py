@@ -37,13 +37,7 @@ class KeptRun:
     """
 
     def __init__(self, directory: str, flags: dict[str, Any]) -> None:
-        self._directory = pathlib.Path(directory)
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"checkpoint_dir must be a directory that can be written: {error.strerror}."
-            ) from error
+        self._directory = _files.make_directory(directory, "checkpoint_dir")
         path = self._directory / _SETTINGS
         if not path.exists():
             _files.write_json(path, flags)

@@ -3,9 +3,13 @@
 import dataclasses
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_dpvit import _validate
+from keras_dpvit.errors import InputError
+from keras_dpvit.layers.model_structure import inputs_of
+from keras_dpvit.privacy.plan import PrivacyPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +75,16 @@ class Augmentation:
         )
         places = tf.clip_by_value(tf.range(side)[None] + by[:, None], 0, side - 1)
         return tf.gather(x, places, axis=axis, batch_dims=1)
+
+
+def check_augmentation(augmentation: Augmentation | None, plan: PrivacyPlan, model: Any) -> None:
+    """Raises `InputError` on an augmentation that the plan or the model's inputs do not allow."""
+    if augmentation is None:
+        return
+    if plan.microbatch_size > 1:
+        raise InputError("augmentation cannot be used with microbatch_size above 1.")
+    inputs = inputs_of(model)
+    if keras.tree.is_nested(inputs) or len(inputs.shape) != 4:
+        raise InputError(
+            "augmentation needs a model whose one input is images (height, width, channels)."
+        )

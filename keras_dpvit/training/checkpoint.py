@@ -32,9 +32,8 @@ class Checkpoint:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = pathlib.Path(directory)
+        self._directory = _files.make_directory(directory, "checkpoint_dir")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
             _sync_directory(self._directory.parent)
             self._journal = os.open(self._directory / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:

@@ -1,7 +1,8 @@
 """Weights of classes, as Keras' `fit(class_weight=)` has them."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,8 +13,8 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers.model_structure import outputs_of
 
 
-def class_weights(given: Any, model: Any, labels: Any) -> Callable[[Any], Any] | None:
-    """A function that gives the weight of each record by its own label.
+def class_weights(given: Any, model: Any, labels: Any) -> "ClassWeights | None":
+    """The weights of `fit(class_weight=)`.
 
     Privacy: a weight is a factor on its record's loss, before the gradient is clipped, and so
     costs nothing. The numbers are settings, and public.
@@ -24,7 +25,7 @@ def class_weights(given: Any, model: Any, labels: Any) -> Callable[[Any], Any] |
         labels: of a few records: class numbers `(n,)` or `(n, 1)`, 0 or 1, or one-hot rows.
 
     Returns:
-        A function of labels with float32 `(records,)`, or None.
+        The weights as a function of labels, or None.
 
     Raises:
         InputError: if a weight is not a finite number, or labels are no classes.
@@ -51,10 +52,33 @@ def class_weights(given: Any, model: Any, labels: Any) -> Callable[[Any], Any] |
             "class_weight needs one class for each record: weigh steps or pixels by sample_weight."
         )
 
-    def of_labels(y: Any) -> Any:
-        numbers = tf.argmax(y, axis=-1) if one_hot else tf.cast(tf.reshape(y, [-1]), tf.int64)
-        # A label that is none of the classes has weight 1: an error would tell of its record.
-        known = (numbers >= 0) & (numbers < classes)
-        return tf.where(known, tf.gather(table, tf.where(known, numbers, 0)), 1.0)
+    return ClassWeights(tuple(map(float, table)), one_hot)
 
-    return of_labels
+
+@dataclasses.dataclass(frozen=True)
+class ClassWeights:
+    """The weight of each record by its own label; equal for equal settings.
+
+    Attributes:
+        table: the weight of each class.
+        one_hot: bool, whether labels are rows of 0 and 1.
+    """
+
+    table: tuple[float, ...]
+    one_hot: bool
+
+    def applied(self, weights: Any, y: Any) -> Any:
+        """Records' weights `(records, ...)` times those of their classes.
+
+        A class' weight goes along its record's row, never along an axis that happens to be as long
+        as the batch: there it would weigh other records.
+        """
+        return weights * tf.reshape(self(y), (-1, *[1] * (weights.shape.rank - 1)))
+
+    def __call__(self, y: Any) -> Any:
+        """Float32 `(records,)`, from labels of records."""
+        numbers = tf.argmax(y, axis=-1) if self.one_hot else tf.cast(tf.reshape(y, [-1]), tf.int64)
+        # A label that is none of the classes has weight 1: an error would tell of its record.
+        known = (numbers >= 0) & (numbers < len(self.table))
+        found = tf.gather(tf.constant(self.table), tf.where(known, numbers, 0))
+        return tf.where(known, found, 1.0)

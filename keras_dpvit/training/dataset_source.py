@@ -70,7 +70,7 @@ def _single_records(dataset: Any) -> Any:
         kind = _kind(dataset)
         if kind in _PASSED_BY or (kind in _BATCHES and may_batch):
             may_batch = may_batch and kind not in _BATCHES
-            (dataset,) = _inputs(dataset)
+            (dataset,) = inputs_of_pipeline(dataset)
         else:
             return dataset
 
@@ -91,7 +91,7 @@ def _check(dataset: Any) -> None:
             "map in x must be a function of its record alone: this one draws random numbers, calls "
             "Python or keeps a state; augment by layers of the model, or fit(augmentation=...)."
         )
-    for part in _inputs(dataset):
+    for part in inputs_of_pipeline(dataset):
         _check(part)
 
 
@@ -103,5 +103,6 @@ def _lower(kind: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in kind).lstrip("_")
 
 
-def _inputs(dataset: Any) -> list[Any]:
+def inputs_of_pipeline(dataset: Any) -> list[Any]:
+    """The data sets that a `tf.data.Dataset` is made from."""
     return list(dataset._inputs())  # noqa: SLF001

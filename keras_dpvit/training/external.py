@@ -11,6 +11,7 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers.model_structure import as_tuples
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import sources
+from keras_dpvit.training.dataset_source import inputs_of_pipeline
 from keras_dpvit.training.labels import ClassNumbers, arrangement, check_range, class_numbers
 from keras_dpvit.training.records import Rows
 
@@ -142,7 +143,7 @@ def _check(x: Any, y: Any) -> None:
 def _ancestors(data: Any) -> Iterator[Any]:
     """The data set and all that it is made from."""
     yield data
-    for part in data._inputs():  # noqa: SLF001
+    for part in inputs_of_pipeline(data):
         yield from _ancestors(part)
 
 

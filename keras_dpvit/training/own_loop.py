@@ -47,18 +47,19 @@ class PrivateBatch:
 class PrivateStep:
     """The step that `fit` takes, for a loop of one's own: GANs, federated clients, several losses.
 
-    Guarantee: the plan's, for what is computed from the gradients that `gradients` gives and from
-    nothing else of the records. Each batch that `batches` draws gives one sum, clipped record by
-    record and noised once, and each is counted in the model's ledger. Whatever a loop takes from a
-    batch besides (its size, a loss that is printed) is not covered.
+    Guarantee: the plan's, if `loss_fn` lets no row touch another, for what is computed from the
+    gradients that `gradients` gives and from nothing else of the records. Each batch that `batches`
+    draws gives one sum, clipped record by record and noised once, and each is counted in the
+    model's ledger. `fit` evaluates a loss for one record at a time; here a trial on a few records
+    is all that looks for rows that mix (`check_examples_independent` says what it cannot see).
+    Whatever a loop takes from a batch besides (its size, a loss that is printed) is not covered.
 
     Args:
         model: a model from `make_private`, or a `DPViTClassifier`. Its ledger counts the steps.
         plan: a `PrivacyPlan` with Poisson sampling or shuffled batches.
         loss_fn: a function of `(model, batch)` that gives one loss for each row, float
             `(records,)`; `batch` has the structure that `batches` was given. It calls
-            `model(inputs, training=True)`, once or several times, and must not let one row touch
-            another, which a trial looks for.
+            `model(inputs, training=True)`, once or several times.
         physical_batch_size: int or None, records in memory at once; changes no result.
 
     Raises:

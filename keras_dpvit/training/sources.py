@@ -228,6 +228,17 @@ def check_inputs(model: Any, x: Any) -> None:
         check_images(array, tuple(tensor.shape[1:]))
 
 
+def check_weights(records: Rows) -> None:
+    """Raises `InputError` unless weights are of records, or of the steps that labels have."""
+    shape = tuple(records.weights.shape[1:])
+    labels = [tuple(label.shape[1:]) for label in keras.tree.flatten(records.y)]
+    if shape not in ((), (1,)) and any(own[: len(shape)] != shape for own in labels):
+        raise InputError(
+            "sample_weight must have one number for each record, or for each step of its labels, "
+            f"got {shape} beside labels of {labels[0]}."
+        )
+
+
 def check_images(images: Array, image_shape: tuple[Any, ...]) -> None:
     """Raises `InputError` unless images are `(n, *image_shape)` and numbers."""
     expected = "x".join(str(side) for side in image_shape)
@@ -258,6 +269,7 @@ def source_for(model: Any, x: Any, y: Any, weights: Any = None) -> Source:
     source.arrange = arrangement(model)
     first = source.example()
     check_inputs(model, first.x)
+    check_weights(first)
     source.numbers = class_numbers(model, first.y)
     if in_arrays:
         for numbers, labels in zip(

@@ -25,9 +25,9 @@ from keras_dpvit.privacy.ledger_entries import LedgerEntry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batch_selection, fit_arguments
 from keras_dpvit.training.adapted import adapted_statistics
-from keras_dpvit.training.augmentation import Augmentation
+from keras_dpvit.training.augmentation import Augmentation, check_augmentation
 from keras_dpvit.training.checkpoint import Checkpoint
-from keras_dpvit.training.class_weights import class_weights
+from keras_dpvit.training.class_weights import ClassWeights, class_weights
 from keras_dpvit.training.external import ExternalBatches
 from keras_dpvit.training.fit_callback import PrivateFitCallback
 from keras_dpvit.training.layer_randomness import LayerRandomness
@@ -84,7 +84,7 @@ class PrivateTrainer:
         self._prepared: Any = None  # what the traced step was made for
         self._validated: Any = None  # what was found to be independent
         self._loss_weights = loss_weights
-        self._class_weights: Any = None  # a function of labels
+        self._class_weights: ClassWeights | None = None
         self._feed: batch_selection.Feed | None = None  # of the present fit
         self._in_fit = False
         self._look_for_statistics()
@@ -266,8 +266,7 @@ class PrivateTrainer:
         if physical_batch_size is not None:
             _validate.positive_int(physical_batch_size=physical_batch_size)
             self._physical_batch_size = physical_batch_size
-        if augmentation is not None and self.plan.microbatch_size > 1:
-            raise InputError("augmentation cannot be used with microbatch_size above 1.")
+        check_augmentation(augmentation, self.plan, self.model)
         self._check_losses_beside()
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise InputError("optimizer must not be a LossScaleOptimizer: it skips steps by data.")
@@ -277,6 +276,7 @@ class PrivateTrainer:
             metrics,
             self.model.loss,
             repr(self._loss_weights),
+            self._class_weights,
             tuple(id(v) for v in self.model.trainable_variables),
         )
         if wanted == self._prepared:
@@ -347,7 +347,7 @@ class PrivateTrainer:
         x, y, weights, present = data
         x, y = as_model_takes(self.model, x), as_model_returns(self.model, y)
         if self._class_weights is not None:
-            weights *= self._class_weights(y)
+            weights = self._class_weights.applied(weights, y)
         if self._augmentation is not None:
             seed = tf.random.experimental.stateless_fold_in(
                 self.keys.augmentation, self.state.steps

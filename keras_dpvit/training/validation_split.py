@@ -1,6 +1,5 @@
 """Records held out of a private training by `fit(validation_split=)`."""
 
-import secrets
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 from keras_dpvit import _validate
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
+from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.plan import PrivacyPlan
 
 
@@ -49,9 +49,9 @@ def split_off(
             "validation_split cannot be used with checkpoint_dir: a resumed run would hold out "
             "other records; pass validation_data."
         )
-    seed = secrets.randbits(128) if plan.seed is None else [plan.seed, 0x5F117]
+    key = randomness.new_key(plan.seed, "validation split")
     number = len(keras.tree.flatten(x)[0])
-    held_out = np.random.default_rng(seed).random(number) < share
+    held_out = np.random.default_rng(int.from_bytes(key, "big")).random(number) < share
     weights = arguments.get("sample_weight")
     parts = [
         _rows((x, y) if weights is None else (x, y, weights), mask)

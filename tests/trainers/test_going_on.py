@@ -1,4 +1,4 @@
-"""A training that is stopped with Ctrl-C and goes on by the same command."""
+"""A training that is stopped with Ctrl-C and resumed by the same command."""
 
 import contextlib
 import json

@@ -277,3 +277,21 @@ def test_copies_of_microbatches_are_refused(small_records):
     model = compiled(microbatch_size=2)
     with pytest.raises(InputError, match="augmentation cannot be used with microbatch_size"):
         model.fit(*small_records, verbose=0, augmentation=kd.Augmentation())
+
+
+def test_copies_are_of_one_image():
+    first, second = keras.Input((4, 4, 1)), keras.Input((2,))
+    joined = keras.layers.Concatenate()([keras.layers.Flatten()(first), second])
+    for network, x in (
+        (keras.Model([first, second], keras.layers.Dense(1)(joined)), [(4, 4, 1), (2,)]),
+        (keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)]), [(6,)]),
+    ):
+        model = kd.make_private(network)
+        plan = kd.PrivacyPlan(20, 10, 1, 1e-3, noise_multiplier=1.0)
+        model.compile(kd.DPKerasSGDOptimizer(plan, 0.1), "mse")
+        parts = [np.ones((20, *shape), "float32") for shape in x]
+        with pytest.raises(kd.InputError, match="augmentation needs a model whose one input is"):
+            model.fit(
+                parts if len(parts) > 1 else parts[0], np.ones(20), verbose=0,
+                augmentation=kd.Augmentation(),
+            )  # fmt: skip

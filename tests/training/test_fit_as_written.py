@@ -7,8 +7,10 @@ plain Keras: what differs would be a head, a weight or a loss that is taken for 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_dpvit as kd
+from keras_dpvit.training.class_weights import class_weights
 
 RECORDS = 48
 NO_BOUND = {"clipping": kd.FlatClipping(), "sensitivity": kd.FixedSensitivity(1e6)}
@@ -147,6 +149,40 @@ def test_weights_of_classes_and_records(digits):
     check_same(make, one_hot, x, np.eye(10)[y], class_weight={3: 5.0})
     binary = head(lambda: layers.Dense(1, activation="sigmoid"))
     check_same(binary, "binary_crossentropy", x, y % 2, class_weight={0: 1.0, 1: 4.0})
+
+
+def test_other_weights_of_classes_in_a_later_fit_count(digits):
+    """The step that was traced for some is not taken for others."""
+    x, y = digits
+    model = kd.make_private(head(lambda: layers.Dense(10, kernel_initializer="zeros"))())
+    start, moved = model.get_weights(), []
+    model.compile(kd.DPKerasSGDOptimizer(a_plan(), 0.05), SPARSE)
+    for weights in ({3: 5.0}, None, {3: 5.0}):
+        model.set_weights(start)
+        model.fit(x, y, epochs=1, verbose=0, class_weight=weights)
+        moved.append(model.get_weights()[0])
+    np.testing.assert_allclose(moved[0], moved[2], atol=1e-7)
+    assert np.abs(moved[0] - moved[1]).max() > 1e-3
+
+
+def test_a_weight_of_a_class_is_along_its_own_record(digits):
+    """Steps as many as records: along the wrong axis one record's class would weigh the others."""
+    steps = np.random.default_rng(0).normal(size=(RECORDS, RECORDS, 2)).astype("float32")
+    made = class_weights({0: 2.0, 1: 7.0}, head(lambda: layers.Dense(1))(), np.zeros(2, int))
+    assert made == class_weights({1: 7, 0: 2}, head(lambda: layers.Dense(1))(), np.zeros(2, int))
+    labels = np.array([0, 1, 5, -1])
+    assert made(labels).numpy().tolist() == [2.0, 7.0, 1.0, 1.0]
+    square = made.applied(tf.ones((4, 4)), labels).numpy()
+    np.testing.assert_array_equal(square, np.repeat([[2.0], [7.0], [1.0], [1.0]], 4, axis=1))
+    with pytest.raises(AssertionError):  # the faulty twin: a plain product
+        np.testing.assert_array_equal(tf.ones((4, 4)) * made(labels), square)
+    model = kd.make_private(head(lambda: layers.LSTM(3), shape=(RECORDS, 2))())
+    model.compile(kd.DPKerasSGDOptimizer(a_plan(), 0.05), SPARSE)
+    with pytest.raises(kd.InputError, match="sample_weight must have one number for each record"):
+        model.fit(
+            steps, digits[1] % 3, verbose=0,
+            class_weight={0: 2.0}, sample_weight=np.ones((RECORDS, RECORDS)),
+        )  # fmt: skip
 
 
 def test_weights_come_with_records_and_batches(digits):
