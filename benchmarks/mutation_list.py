@@ -759,6 +759,20 @@ _MODEL = [
         ("if id(variable) in owner:", "if False:", "test_a_variable_of_two_layers_is_refused"),
     ),
     *_of(
+        "gradients/convolution.py",
+        "gradients/test_more_convolutions.py",
+        (
+            "norms += [reductions.squared_norms(tensor) for tensor in rest]",
+            "norms += [reductions.squared_norms(tensor) for tensor in rest[1:]]",
+            "test_separable_conv2d",
+        ),
+        (
+            "_windows(layer, full_precision(call.gradient))",
+            "_windows(layer, full_precision(call.output))",
+            "test_conv2d_transpose",
+        ),
+    ),
+    *_of(
         "gradients/recurrent.py",
         "gradients/test_recurrent.py",
         ("norms.append(part.squared_norms)", "norms = [part.squared_norms]", "test_a_layer"),

@@ -8,6 +8,9 @@ Held-out images are printed on the page, and every figure about them is computed
 protects neither. Where the images are private, --sample_images=0 leaves them (and the attention
 maps) out, and the page is still for those alone who may see such figures.
 
+With --model, the images held out are those that trainers.train would hold out of the data set. If
+your own training saw them, the page's accuracy is not one on unseen images.
+
 Examples:
   python -m trainers.report --run=savedmodels/demo --output=report.html
   python -m trainers.report --run=savedmodels/fmnist/1 --max_images=2000
@@ -156,6 +159,8 @@ def main() -> None:
         page = html_page(run, held_out, FLAGS.sample_images)
     write_page(page, output)
     print(f"{output}: {len(held_out.truth)} held-out images of {data.name}, {len(page):,} bytes.")
+    if FLAGS.model is not None:
+        print("Held out are the images that trainers.train holds out: did your training, too?")
     if FLAGS.sample_images:
         print("It shows held-out images, which epsilon does not protect.")
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_dpvit.gradients.fallback import VectorizedRule
 from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
 
@@ -142,3 +143,28 @@ def train_only():
             variable.trainable = variable.name in names
 
     return freeze
+
+
+@pytest.fixture(scope="session")
+def no_fallback():
+    """True for units that all have a rule of their layer's own."""
+
+    def all_have_rules(units):
+        return not any(isinstance(unit.rule, VectorizedRule) for unit in units)
+
+    return all_have_rules
+
+
+@pytest.fixture(scope="session")
+def check_layer(check, functional, normal, train_only, no_fallback):
+    """Checks a layer by itself; `names` are the variables that train."""
+
+    def check_one(layer, shape, dtype, rtol, names=None):
+        model = functional(shape, layer, dtype=dtype)
+        if names is not None:
+            train_only(model, *names)
+        units = check(model, normal(3, *shape, dtype=dtype), rtol)
+        assert no_fallback(units)
+        assert len(units) == 1
+
+    return check_one

@@ -84,6 +84,7 @@ def test_a_model_of_ones_own_has_a_page(run, trained, place, tmp_path):
     flags = ("--model=mine.keras", *data, "--max_images=10", "--delta=1e-7")
     result = run("report", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "Held out are the images that trainers.train holds out" in result.stdout
     page = (tmp_path / "mine-report.html").read_text("utf-8")
     found = data_of(page)
     card = json.loads((trained / "privacy_card.json").read_text())
