@@ -27,7 +27,7 @@ demo: $(VENV)/.demo-installed
 		--members=2 --output_dir=savedmodels/demo
 
 test: $(VENV)/.test-installed data
-	$(PY) -m pytest -n auto --dist loadfile -m "not proof"
+	$(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m "not proof"
 
 proof: $(VENV)/.test-installed data
 	$(PY) -m pytest -m proof

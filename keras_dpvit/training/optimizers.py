@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
@@ -53,6 +54,16 @@ class _PrivateOptimizer:
                 "model with keras_dpvit.make_private(model)."
             )
         return super().apply(list(grads), trainable_variables)  # type: ignore[misc]
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        """As they are, where one replica trains.
+
+        Keras' sum over replicas registers a gradient that TensorFlow never forgets, and with it the
+        graph of every `fit`.
+        """
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return list(grads_and_vars)
+        return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """As Keras has it; each variable gets its own average, whatever the order of the list."""

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import assume
 
 from keras_dpvit.gradients.fallback import VectorizedRule
 from keras_dpvit.gradients.layer_rules import layer_rules
@@ -155,11 +156,22 @@ def no_fallback():
     return all_have_rules
 
 
+def _assume_sound_oracle(layer):
+    """Leaves out a kernel of one place with strides.
+
+    TensorFlow 2.21's gradient of its filter (oneDNN, few channels) writes past a buffer, and the
+    process dies many tests later. No rule calls it; the oracle would.
+    """
+    sizes, strides = getattr(layer, "kernel_size", (2,)), getattr(layer, "strides", (1,))
+    assume(max(sizes) > 1 or max(strides) == 1)
+
+
 @pytest.fixture(scope="session")
 def check_layer(check, functional, normal, train_only, no_fallback):
     """Checks a layer by itself; `names` are the variables that train."""
 
     def check_one(layer, shape, dtype, rtol, names=None):
+        _assume_sound_oracle(layer)
         model = functional(shape, layer, dtype=dtype)
         if names is not None:
             train_only(model, *names)

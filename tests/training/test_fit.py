@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework.func_graph import FuncGraph
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
@@ -298,3 +299,15 @@ def test_fit_lets_go_of_the_records_and_the_model(xy):
     del x, y, model
     gc.collect()
     assert [part() for part in kept] == [None] * 3
+
+
+def graphs_kept():
+    gc.collect()
+    return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
+
+
+def test_fit_lets_go_of_its_graphs(xy):
+    """TensorFlow keeps every gradient that is registered, and the graph that it reaches."""
+    before = graphs_kept()
+    compiled().fit(*xy, verbose=0)
+    assert graphs_kept() == before
