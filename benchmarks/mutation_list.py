@@ -905,7 +905,7 @@ _SIZES = _of(
 )
 
 _CLIPPED = _of(
-    "training/clipped_gradients.py",
+    "gradients/clipped_gradients.py",
     _CERTIFIED,
     ("clipping.factors(norms), plan", "tf.ones_like(norms), plan", _ONE_BY_ONE),
     (

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from keras_dpvit.auditing.canaries import Canaries
 from keras_dpvit.errors import InputError
+from keras_dpvit.gradients.clipped_gradients import clipped_gradients
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
-from keras_dpvit.training.clipped_gradients import clipped_gradients
+from keras_dpvit.gradients.private_forward import private_forward
 from keras_dpvit.training.record_losses import per_example_loss
 
 _ROWS_AT_ONCE = 256
@@ -87,10 +88,17 @@ class ClippedRecords:
 
     def _gradients(self, x: Any, y: Any) -> tuple[Any, Any, Any]:
         def forward() -> tuple[Any, Any]:
-            outputs = tf.cast(self._model(x, training=True), tf.float32)
+            with private_forward(self._model):
+                outputs = tf.cast(self._model(x, training=True), tf.float32)
             return self._losses(y, outputs), outputs
 
-        found = clipped_gradients(self._plan, self._state, self._rules, self._groups, forward)
+        found = clipped_gradients(
+            self._plan.clipping,
+            self._plan.sensitivity.cap(self._state),
+            self._rules,
+            self._groups,
+            forward,
+        )
         squares = tf.cast(found.gradients.layer_norms() ** 2, tf.float32)
         return found.gradients, found.weights, found.weights**2 * squares
 

@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit.gradients.kept_noise import noise_kept, noise_used
 from keras_dpvit.gradients.layer_calls import call_name
-from keras_dpvit.gradients.rules import InstantiatedRule, LayerCall, full_precision
+from keras_dpvit.gradients.rules import CallingRule, InstantiatedRule, LayerCall, full_precision
 from keras_dpvit.layers.inside import layers_inside
 
 
@@ -34,13 +35,13 @@ class VectorizedRule(InstantiatedRule):
         batched = [i for i, leaf in enumerate(leaves) if tf.is_tensor(leaf) and leaf.shape.rank]
         function = getattr(layer, call_name(layer))
 
-        def one(rows: tuple[list[Any], Any]) -> list[Any]:
-            inputs, gradient = rows
+        def one(rows: tuple[list[Any], Any, list[Any]]) -> list[Any]:
+            inputs, gradient, noise = rows
             mine = list(leaves)
             for index, row in zip(batched, inputs, strict=True):
                 mine[index] = row[None]
             args, kwargs = tf.nest.pack_sequence_as((call.args, call.kwargs), mine)
-            with tf.GradientTape() as tape:
+            with tf.GradientTape() as tape, noise_used(layer, [row[None] for row in noise]):
                 output = function(*args, **kwargs)
             found: list[Any] = tape.gradient(
                 output,
@@ -50,7 +51,7 @@ class VectorizedRule(InstantiatedRule):
             )
             return found
 
-        rows = ([leaves[i] for i in batched], call.gradient)
+        rows = ([leaves[i] for i in batched], call.gradient, list(call.extra))
         if any(isinstance(part, keras.layers.RNN) for part in layers_inside(layer)):
             # Loops over steps cannot all be vectorised: then one record after the other.
             kinds = [tf.TensorSpec(v.shape, v.dtype) for v in self._variables]
@@ -61,3 +62,18 @@ class VectorizedRule(InstantiatedRule):
             full_precision(tf.reshape(tf.convert_to_tensor(g), (records, *v.shape)))
             for g, v in zip(gradients, self._variables, strict=True)
         ]
+
+
+class VectorizedNoiseRule(VectorizedRule, CallingRule):
+    """The same for a layer whose random numbers are all drawn by dropout layers inside it.
+
+    Their noise is kept, and used again.
+    """
+
+    def call(self, layer: Any, record: LayerCall) -> Any:
+        """Calls the layer and keeps its noise."""
+        own_call = getattr(type(layer), call_name(layer))
+        with noise_kept(layer) as noise:
+            record.output = own_call(layer, *record.args, **record.kwargs)
+        record.extra = noise
+        return record.output

@@ -124,10 +124,6 @@ class Calls:
         """The number of each operation in the order in which they were made."""
         return {op: index for index, op in enumerate(self.graph.get_operations())}
 
-    def draws(self, layer: Any) -> bool:
-        """True if the layer or a layer inside it draws random numbers."""
-        return any(id(generator) in self.asked for generator in seed_generators(layer))
-
 
 def traced_calls(model: Any) -> Calls:
     """Finds out how a model calls its layers.

@@ -19,9 +19,11 @@ from keras_dpvit.gradients import (  # noqa: F401  (they register their rules)
     position,
     recurrent,
 )
-from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.fallback import VectorizedNoiseRule, VectorizedRule
+from keras_dpvit.gradients.kept_noise import draws_known_noise_alone, layers_with_noise
 from keras_dpvit.gradients.layer_calls import Calls, tensors_of, traced_calls
 from keras_dpvit.gradients.rules import CallingRule, GradientRule, LayerCall, rule_for
+from keras_dpvit.gradients.spectral import spectra_left
 from keras_dpvit.layers.inside import children_of, layers_inside
 
 
@@ -71,7 +73,8 @@ def layer_rules(model: Any, by_variable: bool = False) -> list[LayerRule]:
         InputError: if a layer mixes examples, or draws random numbers and has no rule, if two
             layers share a variable, or if a layer sees no records and none around it does.
     """
-    calls = traced_calls(model)
+    with spectra_left(model):
+        calls = traced_calls(model)
     rules: list[LayerRule] = []
     left = _collect(model, calls, rules, frozenset())
     elsewhere = _read_elsewhere(calls, rules)
@@ -160,12 +163,14 @@ def _collect(
         waiting += _collect(child, calls, rules, elsewhere)
     if not waiting or not calls.by_record[id(layer)] or not is_read_here:
         return waiting
-    if calls.draws(layer):
+    if not draws_known_noise_alone(layer, calls.asked):
         raise InputError(
             f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
-            "per-example rule: move the noise into a layer without variables, or register a rule."
+            "per-example rule: draw them in a keras.layers.Dropout or GaussianNoise inside it, or "
+            "register a rule."
         )
-    rules.append(LayerRule(layer, VectorizedRule(waiting), calls.shapes[id(layer)]))
+    kind = VectorizedNoiseRule if layers_with_noise(layer) else VectorizedRule
+    rules.append(LayerRule(layer, kind(waiting), calls.shapes[id(layer)]))
     return []
 
 

@@ -45,10 +45,7 @@ class RecurrentRule(CallingRule):
         return cell.bias, None
 
     def supports(self, layer: Any) -> bool:
-        # In its other form a cell with dropout has a mask for each gate.
-        one_mask = getattr(layer.cell, "implementation", 2) == 2
-        drops = layer.cell.dropout or layer.cell.recurrent_dropout
-        return not layer.stateful and (one_mask or not drops)
+        return not layer.stateful
 
     def variables(self, layer: Any) -> list[Any]:
         cell = layer.cell
@@ -67,21 +64,13 @@ class RecurrentRule(CallingRule):
         states = [tf.cast(s, cell.compute_dtype) for s in tf.nest.flatten(states)]
         mask = given.get("mask")
         mask = mask[0] if isinstance(mask, (list, tuple)) else mask
-        keep_state = None
-        # As Keras: the masks are drawn for a call, and used in training alone.
-        if cell.dropout:
-            keep = cell.get_dropout_mask(x[:, 0])
-            x = x * keep[:, None] if training else x
-        if cell.recurrent_dropout:
-            keep = cell.get_recurrent_dropout_mask(states[0])
-            keep_state = keep if training else None
-        cell.reset_dropout_mask()
-        cell.reset_recurrent_dropout_mask()
+        keep, keep_state = _dropout_masks(cell, x[:, 0], states[0], training)
         if layer.go_backwards:
             x = tf.reverse(x, [1])
             mask = None if mask is None else tf.reverse(mask, [1])
         on_inputs, on_states = self.biases(cell)
-        projected = keras.ops.matmul(x, cell.kernel)
+        x = tf.concat([x * part[:, None] for part in keep], axis=2) if keep else x
+        projected = _by_gates(x, cell.kernel)
         if on_inputs is not None:
             projected = keras.ops.add(projected, on_inputs)
         taps = [projected]
@@ -111,9 +100,9 @@ class RecurrentRule(CallingRule):
                      for i in range(2 if self.has_own_recurrent_gradient else 1)]  # fmt: skip
         found = []
         if self.takes(layer.cell.kernel):
-            found += [x, gradients[0]]
+            found += _gate_pairs(x, gradients[0], layer.cell.kernel)
         if self.takes(layer.cell.recurrent_kernel):
-            found += [before, gradients[-1]]
+            found += _gate_pairs(before, gradients[-1], layer.cell.recurrent_kernel)
         if layer.cell.bias is not None and self.takes(layer.cell.bias):
             sums = [tf.reduce_sum(gradient, axis=1) for gradient in gradients]
             found.append(sums[0] if len(sums) == 1 else tf.stack(sums, axis=1))
@@ -135,7 +124,10 @@ class RecurrentRule(CallingRule):
         sums, rest = [], list(kept)
         for variable in (layer.cell.kernel, layer.cell.recurrent_kernel):
             if self.takes(variable):
-                sums.append(next_token_sum(rest, weights))
+                parts = [next_token_sum(rest, weights)]
+                while sum(part.shape[1] for part in parts) < variable.shape[1]:
+                    parts.append(next_token_sum(rest, weights))
+                sums.append(parts[0] if len(parts) == 1 else tf.concat(parts, axis=1))
         if rest:
             sums.append(reductions.weighted_sum(rest[0], weights))
         return sums
@@ -192,7 +184,7 @@ def _loop(
     states: list[Any],
     recurrent: tuple[Any, Any],
     mask: Any,
-    keep_state: Any,
+    keep_state: list[Any],
     zero_where_masked: bool,
 ) -> tuple[Any, Any, list[Any]]:
     """Goes through the steps.
@@ -203,11 +195,13 @@ def _loop(
         states: the first ones.
         recurrent: kernel and bias of `q`.
         mask: bool `(records, steps)` or None; a masked step leaves the states as they are.
-        keep_state: dropout's factors on `h`, `(records, units)`, or None.
+        keep_state: dropout's factors on `h`, one for all gates or one for each, `(records, units)`;
+            may be empty.
         zero_where_masked: bool; a masked step's output is 0 instead of the last one.
 
     Returns:
-        outputs and the `h` that met the recurrent kernel, `(records, steps, units)`; last states.
+        outputs, `(records, steps, units)`; the `h` that met the recurrent kernel, several one after
+        another on the last axis; last states.
     """
     kernel, bias = (None if part is None else tf.convert_to_tensor(part) for part in recurrent)
     # Arrays: the gradient of a slice would be a tensor of all steps, at each step.
@@ -217,8 +211,9 @@ def _loop(
     stored = [tf.TensorArray(states[0].dtype, length) for _ in range(2)]
 
     def body(t: Any, output: Any, states: list[Any], outputs: Any, before: Any) -> Any:
-        h = states[0] if keep_state is None else states[0] * keep_state
-        q = tf.matmul(h, tf.cast(kernel, h.dtype))
+        h = states[0]
+        h = tf.concat([h * part for part in keep_state], axis=1) if keep_state else h
+        q = _by_gates(h, kernel)
         q = q if bias is None else q + tf.cast(bias, h.dtype)
         q = q + by_time[1].read(t) if len(by_time) > 1 else q
         after = step(by_time[0].read(t), q, states)
@@ -238,7 +233,9 @@ def _loop(
     sequences = []
     for array in (outputs, before):
         sequences.append(tf.transpose(array.stack(), (1, 0, 2)))
-        sequences[-1].set_shape((None, taps[0].shape[1], states[0].shape[1]))
+    widths = (1, max(1, len(keep_state)))
+    for sequence, width in zip(sequences, widths, strict=True):
+        sequence.set_shape((None, taps[0].shape[1], width * states[0].shape[1]))
     return sequences[0], sequences[1], states
 
 
@@ -247,3 +244,37 @@ def _unstacked(tensor: Any) -> Any:
     by_time = tf.transpose(tensor, (1, 0, 2))
     array = tf.TensorArray(tensor.dtype, tf.shape(by_time)[0], element_shape=by_time.shape[1:])
     return array.unstack(by_time)
+
+
+def _dropout_masks(
+    cell: Any, inputs: Any, state: Any, training: bool
+) -> tuple[list[Any], list[Any]]:
+    """Factors on all steps' inputs and on states: none, one for all gates, or one for each.
+
+    As in Keras, they are drawn for a call and used in training alone.
+    """
+    found: list[list[Any]] = [[], []]
+    if cell.dropout:
+        found[0] = tf.nest.flatten(cell.get_dropout_mask(inputs))
+    if cell.recurrent_dropout:
+        found[1] = tf.nest.flatten(cell.get_recurrent_dropout_mask(state))
+    cell.reset_dropout_mask()
+    cell.reset_recurrent_dropout_mask()
+    return (found[0], found[1]) if training else ([], [])
+
+
+def _by_gates(tensor: Any, kernel: Any) -> Any:
+    """The product with a kernel; of several tensors on the last axis each meets its gate's part."""
+    kernel = tf.cast(tf.convert_to_tensor(kernel), tensor.dtype)
+    gates = tensor.shape[-1] // kernel.shape[0]
+    if gates == 1:
+        return tf.matmul(tensor, kernel)
+    pairs = zip(tf.split(tensor, gates, -1), tf.split(kernel, gates, 1), strict=True)
+    return tf.concat([tf.matmul(*pair) for pair in pairs], axis=-1)
+
+
+def _gate_pairs(tokens: Any, gradients: Any, kernel: Any) -> list[Any]:
+    """Tokens and their gradients, one pair or one for each gate, one after another."""
+    gates = tokens.shape[-1] // kernel.shape[0]
+    pairs = zip(tf.split(tokens, gates, -1), tf.split(gradients, gates, -1), strict=True)
+    return [tensor for pair in pairs for tensor in pair]

@@ -174,8 +174,8 @@ def register_rule(layer_type: type) -> Callable[[type[GradientRule]], type[Gradi
         ...         self.gain = self.add_weight(shape=shape[-1:], name="gain")
         ...     def call(self, x):
         ...         return x * self.gain
-        >>> @kd.gradients.rules.register_rule(Gain)
-        ... class GainRule(kd.gradients.rules.InstantiatedRule):
+        >>> @kd.gradients.register_rule(Gain)
+        ... class GainRule(kd.gradients.InstantiatedRule):
         ...     variable_names = ("gain",)
         ...     def per_example(self, layer, call):
         ...         return [call.inputs * call.gradient]  # (records, width), one for each variable

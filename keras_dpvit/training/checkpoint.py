@@ -29,13 +29,16 @@ class Checkpoint:
 
     Args:
         directory: made if missing.
+
+    Attributes:
+        directory: its path.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = _files.make_directory(directory, "checkpoint_dir")
+        self.directory = _files.make_directory(directory, "checkpoint_dir")
         try:
-            _sync_directory(self._directory.parent)
-            self._journal = os.open(self._directory / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
+            _sync_directory(self.directory.parent)
+            self._journal = os.open(self.directory / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise InputError(
                 f"checkpoint_dir must be a directory that can be written: {error.strerror}."
@@ -61,14 +64,14 @@ class Checkpoint:
             kind: which lines it belongs to.
             line: text.
         """
-        with open(self._directory / _NOTES, "a", encoding="utf-8") as file:
+        with open(self.directory / _NOTES, "a", encoding="utf-8") as file:
             file.write(json.dumps([kind, line]) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def notes(self) -> list[tuple[str, str]]:
         """The lines that were noted, each with its kind; one that a crash cut off is left out."""
-        path = self._directory / _NOTES
+        path = self.directory / _NOTES
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -85,8 +88,8 @@ class Checkpoint:
         text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, **{_META: text})
-        _files.write_whole(self._directory / _FILE, buffer.getbuffer())
-        _sync_directory(self._directory)  # the journal's name in it, too
+        _files.write_whole(self.directory / _FILE, buffer.getbuffer())
+        _sync_directory(self.directory)  # the journal's name in it, too
 
     def load(self, variables: list[Any]) -> dict[str, Any] | None:
         """Puts the last checkpoint's values into the variables.
@@ -100,11 +103,11 @@ class Checkpoint:
         meta = self.read_meta()
         if meta is None:
             return None
-        with np.load(self._directory / _FILE) as stored:
+        with np.load(self.directory / _FILE) as stored:
             shapes = [tuple(stored[name].shape) for name in stored.files if name != _META]
             if shapes != [tuple(v.shape) for v in variables]:
                 raise InputError(
-                    f"checkpoint_dir={str(self._directory)!r} holds the training of another model: "
+                    f"checkpoint_dir={str(self.directory)!r} holds the training of another model: "
                     "give a separate directory."
                 )
             for index, variable in enumerate(variables):
@@ -113,7 +116,7 @@ class Checkpoint:
 
     def read_meta(self) -> dict[str, Any] | None:
         """The `meta` that `save` was given; None if there is no checkpoint."""
-        path = self._directory / _FILE
+        path = self.directory / _FILE
         if not path.exists():
             return None
         try:
@@ -121,7 +124,7 @@ class Checkpoint:
                 meta: dict[str, Any] = json.loads(bytes(stored[_META]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"checkpoint_dir={str(self._directory)!r} holds a damaged checkpoint: {error}."
+                f"checkpoint_dir={str(self.directory)!r} holds a damaged checkpoint: {error}."
             ) from error
         return meta
 

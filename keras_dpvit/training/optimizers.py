@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training.step import PrivateGradients
@@ -53,7 +54,11 @@ class _PrivateOptimizer:
                 "per-example gradients can be trained with it. Use DPViTClassifier, or wrap the "
                 "model with keras_dpvit.make_private(model)."
             )
+        self._take_noise_variance(grads.noise_variance)
         return super().apply(list(grads), trainable_variables)  # type: ignore[misc]
+
+    def _take_noise_variance(self, variance: Any) -> None:
+        """Called before an update with the variance of the noise in each gradient."""
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         """As they are, where one replica trains.
@@ -182,16 +187,24 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
 
     Guarantee: the plan's. What an optimizer does with noised gradients is post-processing.
 
+    Adam divides by the root of the second moment, to which the noise adds its variance: where it
+    drowns the gradients, all steps are alike and Adam is SGD with momentum. `noise_correction`
+    takes that variance off again, which is known (DP-AdamBC: Tang, Shpilevskiy, Lecuyer 2024).
+
     Args:
         plan: a `PrivacyPlan`.
-        learning_rate: float or schedule.
+        learning_rate: float or schedule. With a correction steps are longer: try a smaller one.
+        noise_correction: None, or a number in (0, 1]: the noise's variance is taken off the second
+            moment, but never more than leaves this share of that variance, so that a moment
+            that is all noise gives no huge step. (The paper has a number of its own as the least
+            moment; a share needs no tuning when batch or noise change.)
         **kwargs: as in `keras.optimizers.Adam`. `use_ema=True, ema_momentum=0.99` keeps a moving
             average of the private weights, which costs nothing, and puts it into the model when
             `fit` ends. `gradient_accumulation_steps` is refused: see `physical_batch_size`.
 
     Raises:
-        InputError: if the plan is not a `PrivacyPlan`, or if gradients are accumulated over
-            steps.
+        InputError: if the plan is not a `PrivacyPlan`, if gradients are accumulated over steps, or
+            if the correction is out of range or meets `amsgrad`.
 
     Example:
         >>> plan = kd.PrivacyPlan(1000, 100, 1, 1e-4, noise_multiplier=1.0)
@@ -199,10 +212,52 @@ class DPKerasAdamOptimizer(_PrivateOptimizer, keras.optimizers.Adam):
         >>> model.compile(kd.DPKerasAdamOptimizer(plan, learning_rate=1e-2), "mse")
     """
 
-    def __init__(self, plan: Any = None, learning_rate: Any = 1e-3, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        plan: Any = None,
+        learning_rate: Any = 1e-3,
+        noise_correction: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         _refuse_other_arguments(plan, kwargs)
         super().__init__(learning_rate=learning_rate, **kwargs)
         self._init_private(plan)
+        if noise_correction is not None:
+            noise_correction = _validate.probability(noise_correction=noise_correction)
+            if self.amsgrad:
+                raise InputError("noise_correction is for Adam without amsgrad: leave one out.")
+        self.noise_correction = noise_correction
+
+    def build(self, var_list: list[Any]) -> None:
+        """As Keras has it; a correction keeps the noise's own second moment."""
+        if not self.built and self.noise_correction is not None:
+            self._noise_moment = self.add_variable((), name="noise_moment")
+        super().build(var_list)
+
+    def _take_noise_variance(self, variance: Any) -> None:
+        if self.noise_correction is not None:
+            moment = self._noise_moment
+            moment.assign_add((1 - self.beta_2) * (tf.cast(variance, moment.dtype) - moment))
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """As Keras has it, or with the corrected second moment."""
+        if self.noise_correction is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index = self._get_variable_index(variable)
+        first, second = self._momentums[index], self._velocities[index]
+        gradient, rate, noise = (
+            tf.cast(t, variable.dtype) for t in (gradient, learning_rate, self._noise_moment)
+        )
+        first.assign_add((1 - self.beta_1) * (gradient - first))
+        second.assign_add((1 - self.beta_2) * (gradient**2 - second))
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        unbiased = tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        corrected = tf.maximum(second - noise, self.noise_correction * noise)
+        variable.assign_sub(rate * unbiased * first / (tf.sqrt(corrected) + self.epsilon))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "noise_correction": self.noise_correction}
 
 
 # In a fresh process a file may name any of them.

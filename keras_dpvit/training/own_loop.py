@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,14 +15,17 @@ from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
+from keras_dpvit.gradients.spectral import normalize_spectra
 from keras_dpvit.models import provenance
 from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import Ledger
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.training import batch_selection
+from keras_dpvit.training.checkpoint import Checkpoint
 from keras_dpvit.training.example_independence import check_rows_independent
 from keras_dpvit.training.fit_arguments import warn_of_weak_promises
+from keras_dpvit.training.kept_training import KeptTraining
 from keras_dpvit.training.sources import ArraySource
 from keras_dpvit.training.step import CertifiedStep, PrivateGradients
 from keras_dpvit.training.trainer import PrivateTrainer
@@ -100,6 +104,7 @@ class PrivateStep:
         self._trainer.prepare_for(loss_fn, physical_batch_size)
         self._traced: Any = None
         self._tried = False
+        self._kept: KeptTraining | None = None
 
     @property
     def variables(self) -> list[Any]:
@@ -196,8 +201,10 @@ class PrivateStep:
                 lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), (batch.data, batch.present)
             )
             self._traced = tf.function(trainer.noised, autograph=False, input_signature=signature)
+        if self._kept is not None:
+            self._kept.begin_step()
         with trainer.layers_keyed(), full_precision_products():
-            return PrivateGradients(self._traced(batch.data, batch.present))
+            return PrivateGradients(*self._traced(batch.data, batch.present))
 
     def apply(self, optimizer: Any, gradients: PrivateGradients) -> None:
         """Lets a Keras optimizer, private or not, take gradients of `gradients`.
@@ -210,6 +217,67 @@ class PrivateStep:
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         optimizer.apply(gradients, self.variables)
+
+    def save(self, directory: Any, *optimizers: Any) -> None:
+        """Writes the model, the optimizers and the loop's progress to a directory.
+
+        From then on each step is noted there before it is taken: `restore` counts those that a
+        crash lost. Keys are in no file.
+
+        Args:
+            directory: path, made if missing; one for each training.
+            *optimizers: the Keras optimizers that the loop trains the model with.
+
+        Raises:
+            InputError: if the directory holds another training or cannot be written.
+        """
+        kept = self._keep(directory, optimizers)
+        if not (kept is self._kept or kept.is_new()):
+            kept.close()
+            raise InputError(
+                f"directory holds a training already: restore({str(directory)!r}) continues it."
+            )
+        self._take(kept)
+        kept.save()
+
+    def restore(self, directory: Any, *optimizers: Any) -> bool:
+        """Continues from what `save` wrote last; steps lost since then count as spent.
+
+        Args:
+            directory: as `save` had it.
+            *optimizers: as `save` had them.
+
+        Returns:
+            False if nothing was saved there.
+
+        Raises:
+            InputError: if it is the training of another model, plan or seed.
+        """
+        kept = self._keep(directory, optimizers)
+        try:
+            found = kept.restore() is not None
+        except InputError:
+            kept.close()
+            raise
+        if found:
+            self._take(kept)
+        else:  # nothing is noted where nothing is saved
+            kept.close()
+        return found
+
+    def _keep(self, directory: Any, optimizers: tuple[Any, ...]) -> KeptTraining:
+        for optimizer in optimizers:
+            if not optimizer.built:
+                optimizer.build(self.model.trainable_variables)
+        path = pathlib.Path(directory).resolve()
+        if self._kept is not None and self._kept.directory == path:
+            return self._kept
+        return KeptTraining(self._trainer, Checkpoint(path), list(optimizers))
+
+    def _take(self, kept: KeptTraining) -> None:
+        if self._kept is not None and self._kept is not kept:
+            self._kept.close()
+        self._kept = kept
 
 
 class _LoopTrainer(PrivateTrainer):
@@ -258,9 +326,13 @@ class _LoopTrainer(PrivateTrainer):
         finally:
             self._layer_randomness.end_fit()
 
-    def noised(self, data: Any, present: Any) -> list[Any]:
-        """One step: its noised gradients, the next sensitivity, and a step on the ledger."""
+    def noised(self, data: Any, present: Any) -> tuple[list[Any], Any]:
+        """One step: its noised gradients and the noise's variance.
+
+        The next sensitivity is kept, and the step counted.
+        """
         step = tf.identity(self.state.steps)
+        normalize_spectra(self.model)
         public_states = self._layer_randomness.enter(step)
         rows = tf.zeros(tf.shape(present)[:1], tf.int64)
         sums, below_count, _, losses = self.step.clipped_sums(
@@ -274,4 +346,4 @@ class _LoopTrainer(PrivateTrainer):
             self._layer_randomness.leave(public_states)
             self.state.steps.assign_add(1)
             self.state.sensitivity.assign(state)
-        return list(gradients)
+        return list(gradients), gradients.noise_variance

@@ -1,18 +1,18 @@
 """The certified step (docs/privacy.md): clipped sums of a batch, noise, the optimizer's update."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit.gradients.clipped_gradients import clipped_gradients
 from keras_dpvit.gradients.layer_rules import LayerRule
-from keras_dpvit.gradients.lookups import lookups_within_range
+from keras_dpvit.gradients.private_forward import private_forward
 from keras_dpvit.layers.model_structure import outputs_of
 from keras_dpvit.privacy.plan import PrivacyPlan
-from keras_dpvit.training.clipped_gradients import clipped_gradients
 from keras_dpvit.training.noise_addition import standard_normals
 from keras_dpvit.training.private_metrics import MetricSums
 from keras_dpvit.training.record_losses import in_float32
@@ -22,7 +22,15 @@ class PrivateGradients(list[Any]):
     """Gradients that the plan's mechanism has clipped, summed and noised.
 
     Only a `CertifiedStep` makes them; private optimizers take nothing else.
+
+    Args:
+        gradients: tensors.
+        noise_variance: scalar, the variance of the noise in each number of them; public.
     """
+
+    def __init__(self, gradients: Iterable[Any] = (), noise_variance: Any = 0.0) -> None:
+        super().__init__(gradients)
+        self.noise_variance = noise_variance
 
     def plus_public(self, others: list[Any]) -> "PrivateGradients":
         """The sum with gradients that were computed without looking at any private record.
@@ -34,7 +42,8 @@ class PrivateGradients(list[Any]):
             others: tensors in the order and shapes of these; None adds nothing.
         """
         pairs = zip(self, others, strict=True)
-        return PrivateGradients([a if b is None else a + b for a, b in pairs])
+        both = [a if b is None else a + b for a, b in pairs]
+        return PrivateGradients(both, self.noise_variance)
 
 
 class CertifiedStep:
@@ -160,15 +169,15 @@ class CertifiedStep:
         rows = self._rows_per_microbatch
 
         def forward() -> tuple[Any, Any]:
-            with lookups_within_range(self._model):
+            with private_forward(self._model):
                 return self._forward(x, y, weights)
 
         if rows == 1:
             taking_part &= present
         counted = present & tf.repeat(taking_part, rows)
         clipped = clipped_gradients(
-            self._plan,
-            state,
+            self._plan.clipping,
+            self._plan.sensitivity.cap(state),
             self._rules,
             self._groups,
             forward,
@@ -236,7 +245,8 @@ class CertifiedStep:
         after = plan.sensitivity.next_state(
             state, below_count, count_stddev * normals[0], plan.num_microbatches
         )
-        return PrivateGradients(gradients), after, metrics
+        variance = (stddev / plan.num_microbatches) ** 2
+        return PrivateGradients(gradients, variance), after, metrics
 
     def with_penalties(self, gradients: PrivateGradients) -> tuple[PrivateGradients, Any]:
         """Adds the gradients of the weights' regularizers, which look at no record.
@@ -255,7 +265,7 @@ class CertifiedStep:
             gradient + tf.cast(more[id(v)], gradient.dtype) if id(v) in more else gradient
             for gradient, v in zip(gradients, self._variables, strict=True)
         ]
-        return PrivateGradients(found), penalty
+        return PrivateGradients(found, gradients.noise_variance), penalty
 
     def _noise(self, step: Any, state: Any, below_count: Any) -> tuple[Any, Any, Any]:
         """Standard deviations of a step's noise on the sums, on the count and on the metrics."""

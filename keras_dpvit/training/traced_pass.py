@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_dpvit._types import Array
 from keras_dpvit.gradients.layer_calls import record_calls
 from keras_dpvit.gradients.randomness import draws_noticed, seed_generators
+from keras_dpvit.gradients.spectral import spectra_left
 from keras_dpvit.layers.attention import SelfAttention
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.layers.normalization import DPLayerNormalization
@@ -92,7 +93,7 @@ class TracedPass:
         layers = layers_inside(self._model)
         with tf.GradientTape() as tape:
             recorded = record_calls([(layer, None) for layer in layers])
-            with recorded as calls, self._draws_noticed(layers, calls):
+            with spectra_left(self._model), recorded as calls, self._draws_noticed(layers, calls):
                 if self._loss_fn is None:
                     outputs = self._model(images, training=self._training)
                 else:

@@ -12,6 +12,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
 from keras_dpvit.gradients.reductions import full_precision_products
+from keras_dpvit.gradients.spectral import normalize_spectra
 from keras_dpvit.layers.model_structure import (
     as_model_returns,
     as_model_takes,
@@ -356,6 +357,7 @@ class PrivateTrainer:
         with tf.control_dependencies([present]):
             # The noise needs no batch; drawn while one is awaited it would keep the step waiting.
             step = tf.identity(self.state.steps)
+        normalize_spectra(self.model)
         public_states = self._layer_randomness.enter(step)
         sums, below_count, outputs, losses = self.step.clipped_sums(
             x, y, weights, present, self.state.sensitivity

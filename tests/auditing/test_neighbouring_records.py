@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.auditing import neighbours
-from keras_dpvit.gradients import ghost_norm, per_example, reductions
-from keras_dpvit.training import clipped_gradients, trainer, trial
+from keras_dpvit.gradients import clipped_gradients, ghost_norm, per_example, reductions
+from keras_dpvit.training import trainer, trial
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -33,6 +33,7 @@ def failures(text, name):
     [
         *public_names(),
         ("auditing.neighbouring_records", "neighbours"),
+        ("gradients.clipped_sum", "clipped_sum"),
         ("gradients.rules", "register_rule"),
     ],
 )

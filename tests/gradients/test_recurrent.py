@@ -125,13 +125,40 @@ def test_the_layer_returns_what_keras_returns(functional, normal, name):
     np.testing.assert_allclose(found, model(x, training=True), atol=1e-6)
 
 
+# Keras gives LSTM and GRU a mask for each gate where states are dropped, one for all else.
+dropouts = pytest.mark.parametrize("dropped", [{}, {"recurrent_dropout": 0.4}], ids=["in", "both"])
+
+
+@dropouts
 @pytest.mark.parametrize("name", LAYERS)
-def test_dropout_keeps_one_mask_for_all_steps(functional, normal, name):
+def test_gradients_under_dropout(no_fallback, check_under_noise, functional, normal, name, dropped):
+    layer = LAYERS[name](4, dropout=0.5, unroll=True, seed=3, **dropped)  # jacobian has no loops
+    units = check_under_noise(functional((5, 3), layer), normal(3, 5, 3), 1e-4)
+    assert no_fallback(units)
+
+
+@dropouts
+@pytest.mark.parametrize("name", LAYERS)
+def test_sums_under_dropout_of_a_mask_for_each_gate(at_once, functional, normal, name, dropped):
+    """One record alone: its weighted sum is Keras' gradient."""
+    layer = LAYERS[name](4, dropout=0.5, seed=3, **dropped)
+    model, state, x = functional((5, 3), layer), layer.cell.seed_generator.state, normal(1, 5, 3)
+    units, start = layer_rules(model), state.numpy()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(model(x, training=True)) ** 2)
+    expected = tape.gradient(loss, [v.value for v in units[0].variables])
+    state.assign(start)
+    _, sums = at_once(model, units, x, tf.ones((1, 1)))
+    for found, own in zip(sums, expected, strict=True):
+        np.testing.assert_allclose(found, own, rtol=1e-4, atol=1e-6)
+
+
+@dropouts
+@pytest.mark.parametrize("name", LAYERS)
+def test_dropout_keeps_one_mask_for_all_steps(functional, normal, name, dropped):
     """Under one state of the generator, outputs are Keras' own."""
     from keras_dpvit.gradients.layer_calls import record_calls
 
-    # Keras gives LSTM and GRU a mask for each gate where states are dropped, too.
-    dropped = {"recurrent_dropout": 0.4} if name == "simple" else {}
     layer = LAYERS[name](4, dropout=0.5, seed=3, **dropped)
     model = functional((6, 3), layer)
     x, state = normal(5, 6, 3), layer.cell.seed_generator.state

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import PrivacyLedger
+from keras_dpvit.training.step import PrivateGradients
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 OPTIMIZERS = [kd.DPKerasSGDOptimizer, kd.DPKerasAdamOptimizer]
@@ -203,3 +205,63 @@ def test_a_step_that_the_plan_does_not_pay_for_is_not_taken(small_records):
     with pytest.raises(InputError, match="training continued after the plan's 4 steps"):
         model.fit(*small_records, epochs=3, verbose=0, callbacks=[GoOn()])
     assert [entry.steps for entry in model.privacy_ledger.entries] == [4]
+
+
+def adam_by_hand(gradients, variance, share, rate=0.05, betas=(0.9, 0.999), epsilon=1e-7):
+    """DP-AdamBC's steps on one variable, in float64."""
+    x = first = second = noise = 0.0
+    for step, gradient in enumerate(gradients, 1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        noise = betas[1] * noise + (1 - betas[1]) * variance
+        first_hat = first / (1 - betas[0] ** step)
+        second_hat, noise_hat = (v / (1 - betas[1] ** step) for v in (second, noise))
+        left = np.maximum(second_hat - noise_hat, share * noise_hat)
+        x = x - rate * first_hat / (np.sqrt(left) + epsilon)
+    return x
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.3])
+def test_adam_takes_the_noise_off_its_second_moment(variance):
+    drawn = np.random.default_rng(0).normal(0.2, 1.0, (20, 5)).astype("float32")
+    variable = keras.Variable(np.zeros(5, "float32"))
+    optimizer = kd.DPKerasAdamOptimizer(a_plan(), learning_rate=0.05, noise_correction=0.1)
+    optimizer.build([variable])
+    for gradient in drawn:
+        optimizer.apply(PrivateGradients([tf.constant(gradient)], variance), [variable])
+    np.testing.assert_allclose(variable.numpy(), adam_by_hand(drawn, variance, 0.1), rtol=1e-3)
+
+
+def test_the_step_knows_the_variance_of_its_noise():
+    """Of 400 equal variables' gradients of zero the variance is the noise's, within 8 deviations.
+
+    A variance of n normal numbers deviates by sqrt(2 / n): beyond 8 of them lies below 1e-14.
+    """
+    plan = a_plan(noise_multiplier=2.0, sensitivity=kd.FixedSensitivity(0.5))
+    model = kd.make_private(keras.Sequential([keras.Input((400,)), keras.layers.Dense(1)]))
+    step = kd.PrivateStep(model, plan, lambda model, x: 0.0 * model(x, training=True)[:, 0])
+    gradients = step.gradients(next(step.batches(np.ones((60, 400), "float32"))))
+    expected = (2.0 * 0.5 / 20) ** 2
+    np.testing.assert_allclose(gradients.noise_variance, expected, rtol=1e-5)
+    assert gradients.plus_public([None, None]).noise_variance is gradients.noise_variance
+    np.testing.assert_allclose(np.var(gradients[0]), expected, rtol=8 * np.sqrt(2 / 400))
+
+
+def test_a_corrected_adam_goes_on_from_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0, 255, (60, 4, 4, 1)).astype("float32"), rng.integers(0, 3, 60)
+    model = compiled(noise_correction=0.5)
+    model.fit(x, y, epochs=1, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = kd.load_model(tmp_path / "model.keras").optimizer
+    assert loaded.noise_correction == 0.5
+    moments = [o.variables[[v.name for v in o.variables].index("noise_moment")]
+               for o in (model.optimizer, loaded)]  # fmt: skip
+    assert moments[0].numpy() == moments[1].numpy() > 0
+
+
+@pytest.mark.parametrize("options", [{"noise_correction": 0.0}, {"noise_correction": 2},
+                                     {"noise_correction": 0.1, "amsgrad": True}])  # fmt: skip
+def test_a_correction_out_of_range_is_refused(options):
+    with pytest.raises(InputError, match="noise_correction"):
+        kd.DPKerasAdamOptimizer(a_plan(), **options)

@@ -188,3 +188,65 @@ def test_what_is_no_step_is_refused(digits):
     model.compile(kd.DPKerasSGDOptimizer(a_plan(seed=9), 0.1), SPARSE)
     with pytest.raises(kd.InputError, match="compiled or given to another step"):
         step.gradients(batch)
+
+
+def test_a_loop_goes_on_where_it_was_saved(digits, tmp_path):
+    """A seeded plan, cut off after a save: the same weights as without the cut, to the bit."""
+    start, ends = network().get_weights(), []
+
+    def begun(directory=None):
+        model = kd.make_private(network())
+        model.network.set_weights(start)
+        return kd.PrivateStep(model, a_plan(), own_loss), keras.optimizers.Adam(1e-2)
+
+    step, optimizer = begun()
+    for batch in step.batches(*digits):
+        step.apply(optimizer, step.gradients(batch))
+    ends.append(step.model.get_weights())
+    step, optimizer = begun()
+    assert not step.restore(tmp_path, optimizer)
+    for batch in step.batches(*digits):
+        if step.steps_left == 3:
+            break  # a crash
+        step.apply(optimizer, step.gradients(batch))
+        if step.steps_left == 4:
+            step.save(tmp_path, optimizer)
+    step, optimizer = begun()
+    assert step.restore(tmp_path, optimizer)
+    assert step.steps_left == 4
+    for batch in step.batches(*digits):
+        step.apply(optimizer, step.gradients(batch))
+    ends.append(step.model.get_weights())
+    for whole, resumed in zip(*ends, strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+    assert step.ledger.epsilon(1e-3) == a_plan().epsilon()
+
+
+def test_steps_that_a_crash_lost_count(digits, tmp_path):
+    plan, x = a_plan(seed=None), digits
+    model = kd.make_private(network())
+    step, optimizer = kd.PrivateStep(model, plan, own_loss), keras.optimizers.SGD(0.1)
+    step.save(tmp_path, optimizer)
+    for batch in step.batches(*x):
+        step.apply(optimizer, step.gradients(batch))
+        if step.steps_left == 4:
+            break
+    again = kd.PrivateStep(kd.make_private(network()), plan, own_loss)
+    assert again.restore(tmp_path, keras.optimizers.SGD(0.1))
+    assert again.steps_left == 4
+    assert again.ledger.epsilon(1e-3) == step.ledger.epsilon(1e-3) > 0
+    assert not [path for path in tmp_path.iterdir() if b"key" in path.name.encode()]
+
+
+def test_a_directory_is_for_one_training(digits, tmp_path):
+    step = kd.PrivateStep(kd.make_private(network()), a_plan(seed=None), own_loss)
+    step.save(tmp_path)
+    step.save(tmp_path)
+    other = kd.PrivateStep(kd.make_private(network()), a_plan(seed=None), own_loss)
+    with pytest.raises(kd.InputError, match="holds a training already"):
+        other.save(tmp_path)
+    other = kd.PrivateStep(
+        kd.make_private(network()), a_plan(seed=None, noise_multiplier=2.0), own_loss
+    )
+    with pytest.raises(kd.InputError, match="another plan"):
+        other.restore(tmp_path)

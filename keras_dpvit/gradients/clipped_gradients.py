@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_dpvit.gradients.layer_rules import LayerRule
 from keras_dpvit.gradients.per_example import PerExampleGradients
-from keras_dpvit.privacy.plan import PrivacyPlan
+from keras_dpvit.privacy.clipping import Clipping
 from keras_dpvit.privacy.sensitivity import release_weights
 
 
@@ -36,8 +36,8 @@ class ClippedGradients:
 
 
 def clipped_gradients(
-    plan: PrivacyPlan,
-    state: Any,
+    clipping: Clipping,
+    cap: Any,
     rules: list[LayerRule],
     groups: list[int],
     forward: Callable[[], tuple[Any, Any]],
@@ -47,14 +47,14 @@ def clipped_gradients(
     present: Any = None,
     jit_compile: bool = False,
 ) -> ClippedGradients:
-    """Clips as a plan does: by group, then the whole at the step's cap.
+    """Clips by group, then the whole at the cap.
 
-    Guarantee: no record's clipped gradient is longer than the cap at `state`, whatever its
-    gradient; one that is not finite counts as zero.
+    Guarantee: no record's clipped gradient is longer than the cap, whatever its gradient; one that
+    is not finite counts as zero.
 
     Args:
-        plan: its clipping and its sensitivity.
-        state: the sensitivity's state.
+        clipping: how groups are scaled against each other.
+        cap: scalar float, the norm that no clipped gradient exceeds.
         rules: the model's `layer_rules`.
         groups: for each of them the number of its clipping group.
         forward: see `PerExampleGradients`, as for all that follows.
@@ -67,8 +67,7 @@ def clipped_gradients(
         rules, forward, rows_per_record, scale, present=present, jit_compile=jit_compile
     )
     norms = group_norms(gradients.layer_norms(), groups)
-    clipping = plan.clipping
-    weights, clipped = release_weights(norms, clipping.factors(norms), plan.sensitivity.cap(state))
+    weights, clipped = release_weights(norms, clipping.factors(norms), cap)
     weights = tf.where(gradients.usable[:, None], weights, 0.0)
     # A record that counts as zero has norm 0, whatever made it unusable.
     clipped = tf.where(gradients.usable, clipped, 0.0)
