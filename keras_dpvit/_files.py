@@ -1,9 +1,13 @@
 """Files written whole or not at all, places that can be written, and JSON with infinite numbers."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from keras_dpvit.errors import InputError
@@ -83,6 +87,30 @@ def from_jsonable(value: Any) -> Any:
     if isinstance(value, str):
         return {"infinite": math.inf, "-infinite": -math.inf}.get(value, value)
     return value
+
+
+@contextlib.contextmanager
+def new_directory(target: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A directory to fill, moved to `target` when the context ends well, removed when not.
+
+    Raises:
+        InputError: if `target` exists already, or its place cannot be written.
+    """
+    target = pathlib.Path(target)
+    if target.exists():
+        raise InputError(f"{target} exists already: nothing is written over it.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target.parent} cannot be written: {error.strerror}.") from error
+    try:
+        yield work
+        work.chmod(0o755)  # mkdtemp's own mode would keep a server of another user out
+        os.rename(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def make_directory(path: Path, argument: str) -> pathlib.Path:

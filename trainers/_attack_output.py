@@ -1,9 +1,7 @@
 """Input and output of trainers.attack: folders of pictures, side by side, a summary in words."""
 
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,9 +65,7 @@ def write(output: pathlib.Path, trials: list[Any], summary: dict[str, Any]) -> N
     """Pictures of the first trials and results.json; the folder appears whole or not at all."""
     import PIL.Image
 
-    work = output.with_name(f".part-{output.name}-{os.getpid()}")
-    try:
-        work.mkdir()
+    with _files.new_directory(output) as work:
         for i, trial in enumerate(trials[:_PICTURES]):
             for j, parts in enumerate(
                 zip(trial.plain, trial.encrypted, trial.recovered, strict=True)
@@ -79,10 +75,6 @@ def write(output: pathlib.Path, trials: list[Any], summary: dict[str, Any]) -> N
         keys = [trial.scores for trial in trials]
         text = json.dumps({**summary, "by_key": keys}, indent=2) + "\n"
         (work / "results.json").write_text(text, "utf-8")
-        os.rename(work, output)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        raise InputError(f"output {str(output)!r} cannot be written: {error.strerror}.") from error
 
 
 def side_by_side(parts: Any) -> np.ndarray:

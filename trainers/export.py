@@ -89,7 +89,7 @@ def _check_flags() -> None:
 def _check_place(name: str, value: str) -> None:
     place = pathlib.Path(value).absolute()
     if name == "saved_model" and place.exists():
-        raise InputError(f"{value} exists already: nothing is written over an export.")
+        raise InputError(f"{value} exists already: nothing is written over it.")
     if name == "tflite" and (place.is_dir() or place.suffix != ".tflite"):
         raise InputError(f"tflite must be a file ending in .tflite, got {value!r}.")
     if not _files.can_be_made(place):

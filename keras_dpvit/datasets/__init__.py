@@ -1,6 +1,7 @@
 """Image data sets as plain arrays, read from disk or from an installed package."""
 
+from keras_dpvit.datasets.array_records import ArrayRecords, to_array_record
 from keras_dpvit.datasets.image_data import ImageData
 from keras_dpvit.datasets.loading import DATASETS, load
 
-__all__ = ["DATASETS", "ImageData", "load"]
+__all__ = ["DATASETS", "ArrayRecords", "ImageData", "load", "to_array_record"]

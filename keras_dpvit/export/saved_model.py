@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit._files import new_directory
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, warmup
 from keras_dpvit.export.card import (
@@ -15,7 +16,6 @@ from keras_dpvit.export.card import (
     warn_if_unprotected,
     write_privacy_card,
 )
-from keras_dpvit.export.files import new_directory
 from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.signatures import make_signatures
 

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import _quiet, export
-from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME, TFLITE_NAME
+from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME, TFLITE_NAME, new_directory
 from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.export import warmup
-from keras_dpvit.export.files import new_directory, next_version
+from keras_dpvit.export.files import next_version
 from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner
 from keras_dpvit.export.saved_model import write_saved_model
 from keras_dpvit.export.served_model import ServedModel

@@ -81,9 +81,10 @@ def _check(dataset: Any) -> None:
         raise InputError(f"{_lower(kind)} must come after map in x, where it is left to the plan.")
     if kind not in _KEPT:
         raise InputError(
-            f"fit cannot sample from a tf.data pipeline with {_lower(kind)}: build it by "
-            "from_tensor_slices and map, or give arrays; or, for batches made elsewhere, a plan "
-            "with sampling='external', whose epsilon is not amplified."
+            f"fit cannot sample from a tf.data pipeline with {_lower(kind)}: write its records "
+            "once, fit(kd.datasets.to_array_record(dataset, directory)); or build it by "
+            "from_tensor_slices and map; or, for batches made elsewhere, take a plan with "
+            "sampling='external', whose epsilon is not amplified."
         )
     function = getattr(dataset, "_map_func", None)
     if function is not None and function.function.function_def.signature.is_stateful:

@@ -303,6 +303,7 @@ def _of_records(x: Any, y: Any, weights: Any) -> Source:
         return RandomAccessSource(x)
     raise InputError(
         f"fit cannot sample from a {type(x).__name__}: give arrays, a random-access source "
-        "(tfds.data_source) or a keras PyDataset; or, for batches made elsewhere, a plan with "
-        "sampling='external', whose epsilon is not amplified."
+        "(tfds.data_source) or a keras PyDataset; write what can only be read in order once by "
+        "kd.datasets.to_array_record(x, directory); or, for batches made elsewhere, take a plan "
+        "with sampling='external', whose epsilon is not amplified."
     )

@@ -33,6 +33,8 @@ def failures(text, name):
     [
         *public_names(),
         ("auditing.neighbouring_records", "neighbours"),
+        ("datasets.array_records", "ArrayRecords"),
+        ("datasets.array_records", "to_array_record"),
         ("gradients.clipped_sum", "clipped_sum"),
         ("gradients.rules", "register_rule"),
     ],

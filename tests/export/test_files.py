@@ -4,8 +4,9 @@ import os
 
 import pytest
 
+from keras_dpvit._files import new_directory
 from keras_dpvit.errors import InputError
-from keras_dpvit.export.files import new_directory, next_version
+from keras_dpvit.export.files import next_version
 
 
 def test_directory_appears_when_it_is_complete(tmp_path):

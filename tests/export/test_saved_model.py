@@ -87,7 +87,7 @@ def test_weights_alone_are_in_the_file(exported, trained_fusion):
 
 def test_existing_target_is_refused_and_untouched(exported, trained_fusion, file_digests):
     before = file_digests(exported.parent)
-    with pytest.raises(InputError, match="exists already: nothing is written over an export"):
+    with pytest.raises(InputError, match="exists already: nothing is written over it"):
         kd.export.saved_model(trained_fusion, exported)
     assert file_digests(exported.parent) == before
 
