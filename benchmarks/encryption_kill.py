@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_dpvit import datasets
 from keras_dpvit._files import partial_prefix
-from keras_dpvit.encryption.image_files import read_plain
+from keras_dpvit.datasets.image_files import read_image
 from keras_dpvit.encryption.manifest import JOURNAL_NAME, MANIFEST_NAME, read_manifest
 from keras_dpvit.errors import InputError
 
@@ -64,9 +64,9 @@ def _measure(base: pathlib.Path, images: int, kills: int) -> dict[str, Any]:
     listed = {entry.file for entry in manifest.entries}
     _run("inspect", f"--input={hidden}", "--verify")
     _run("decrypt", f"--key={key}", f"--input={hidden}", f"--output={shown}", "--jobs=2")
-    equal = sum(np.array_equal(read_plain(shown / f"{name}.png"), plain[name]) for name in plain)
+    equal = sum(np.array_equal(read_image(shown / f"{name}.png"), plain[name]) for name in plain)
     unlike = sum(
-        not np.array_equal(read_plain(hidden / f"{name}.png"), plain[name]) for name in plain
+        not np.array_equal(read_image(hidden / f"{name}.png"), plain[name]) for name in plain
     )
     return {
         "images": images,

@@ -747,7 +747,7 @@ _MODEL = [
             "test_batch_normalization_is_refused",
         ),
         (
-            "if calls.draws(layer):",
+            "if not draws_known_noise_alone(layer, calls):",
             "if False:",
             "test_random_layers_without_a_rule_are_refused",
         ),
@@ -776,16 +776,72 @@ _MODEL = [
         "gradients/recurrent.py",
         "gradients/test_recurrent.py",
         ("norms.append(part.squared_norms)", "norms = [part.squared_norms]", "test_a_layer"),
-        ("found += [before, gradients[-1]]", "found += [before, gradients[0]]", "test_a_layer"),
+        (
+            "found += _gate_pairs(before, gradients[-1], layer.cell.recurrent_kernel)",
+            "found += _gate_pairs(before, gradients[0], layer.cell.recurrent_kernel)",
+            "test_a_layer",
+        ),
+        (
+            "pairs = zip(tf.split(tokens, gates, -1), tf.split(gradients, gates, -1), strict=True)",
+            "pairs = zip(tf.split(tokens, gates, -1), tf.split(gradients, gates, -1)[::-1])",
+            "test_sums_under_dropout_of_a_mask_for_each_gate",
+        ),
         (
             "after = [tf.where(there, a, b) for a, b in zip(after, states, strict=True)]",
             "pass",
             "test_masked_steps",
         ),
         (
-            "keep_state = keep if training else None",
-            "keep_state = None",
+            "return (found[0], found[1]) if training else ([], [])",
+            "return (found[0], []) if training else ([], [])",
             "test_dropout_keeps_one_mask_for_all_steps",
+        ),
+    ),
+    *_of(
+        "gradients/kept_noise.py",
+        "gradients/test_kept_noise.py",
+        (
+            "return drawn <= known and",
+            "return True or",
+            "test_noise_of_other_kinds_is_still_refused",
+        ),
+        (
+            "return _under(part, inputs, kept[-1])",
+            "return call(inputs, training=training)",
+            "test_a_block_with_noise_and_a_variable",
+        ),
+    ),
+    *_of(
+        "gradients/spectral.py",
+        "training/test_spectral.py",
+        ("layer.kernel.assign(kernel)", "pass", "test_it_trains_as_plain_keras_does"),
+        (
+            'stack.enter_context(shadowed(layer, "call", _wrapped_call(layer)))',
+            "pass",
+            "test_it_trains_as_plain_keras_does",
+        ),
+    ),
+    *_of(
+        "gradients/private_forward.py",
+        "gradients/test_lookups.py",
+        (
+            "with lookups_within_range(model), spectra_left(model):",
+            "with spectra_left(model):",
+            "test_an_index_past_the_end_makes_its_record_count_as_zero",
+        ),
+    ),
+    *_of(
+        "gradients/clipped_sum.py",
+        "gradients/test_clipped_sum.py",
+        (
+            "clipping, cap, rules, clipping_groups",
+            "clipping, 2 * cap, rules, clipping_groups",
+            "test_each_record_is_clipped_to_the_cap",
+        ),
+        (
+            "return tf.cast(loss_fn(model, batch), tf.float32), ()",
+            "return 2 * tf.cast(loss_fn(model, batch), tf.float32), ()",
+            "test_each_record_is_clipped_to_the_cap",
         ),
     ),
     *_of(
@@ -907,7 +963,7 @@ _SIZES = _of(
 _CLIPPED = _of(
     "gradients/clipped_gradients.py",
     _CERTIFIED,
-    ("clipping.factors(norms), plan", "tf.ones_like(norms), plan", _ONE_BY_ONE),
+    ("clipping.factors(norms), cap", "tf.ones_like(norms), cap", _ONE_BY_ONE),
     (
         "tf.norm(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",
         "tf.reduce_max(tf.gather(layer_norms, np.flatnonzero(column), axis=1), axis=1)",

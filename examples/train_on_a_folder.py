@@ -1,7 +1,7 @@
 # %% [markdown]
 """Train a private classifier on a folder of pictures.
 
-The folder has one sub-folder of PNG or JPEG files for each class. Without `--folder`, the 1,797
+The folder has one sub-folder of pictures for each class. Without `--folder`, the 1,797
 handwritten digits of scikit-learn are written as such a folder first.
 """
 

@@ -1,6 +1,7 @@
 """Files written whole or not at all, places that can be written, and JSON with infinite numbers."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -40,7 +41,9 @@ def write_whole(path: Path, content: Any) -> None:
     """
     path = pathlib.Path(path)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    work = path.with_name(f"{partial_prefix(path.name)}{os.getpid()}")
+    # Not the whole name: with more before it, a long one would be too long.
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    work = path.with_name(f"{partial_prefix(digest)}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(work, "wb") as file:

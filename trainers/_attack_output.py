@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit import _files
+from keras_dpvit.datasets.image_files import read_image, shown
+from keras_dpvit.datasets.picture_files import picture_files
 from keras_dpvit.errors import InputError
 
 _GAP = 4
@@ -20,22 +22,14 @@ def image_files(folder: str) -> list[pathlib.Path]:
     Raises:
         InputError: if there is no such folder, or no picture in it.
     """
-    from keras_dpvit.encryption.image_files import SUFFIXES
-
-    base = pathlib.Path(folder)
-    if not base.is_dir():
-        raise InputError(f"images must be a folder, got {folder!r}.")
-    files = sorted(p for p in base.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise InputError(f"images must hold pictures ({', '.join(SUFFIXES)}), {folder!r} has none.")
-    return files
+    if not pathlib.Path(folder).is_dir():
+        raise InputError(f"images must be a folder, got {shown(folder)!r}.")
+    return picture_files([folder], "images")
 
 
 def read(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
     """One picture, stretched to a shape."""
-    from keras_dpvit.encryption.image_files import read_plain
-
-    return read_plain(path, shape[2], shape[:2])
+    return read_image(path, shape)
 
 
 def checked_folder(output: str) -> pathlib.Path:

@@ -12,6 +12,7 @@ from absl import flags
 
 from keras_dpvit import _files, _validate, datasets
 from keras_dpvit.datasets import ImageData
+from keras_dpvit.datasets.image_files import TRANSPARENCIES, Reading
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.accounting import ACCOUNTANTS
 
@@ -67,14 +68,15 @@ def define_privacy_flags(flag_values: flags.FlagValues) -> None:
 
 
 def define_dataset_flags(flag_values: flags.FlagValues) -> None:
-    """Defines --dataset --data_dir --image_size --classes."""
+    """Defines --dataset --data_dir --image_size --classes, and those of reading."""
+    define_reading_flags(flag_values)
     flags.DEFINE_enum(
         "dataset", "digits", datasets.DATASETS, "Which images.", flag_values=flag_values
     )
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Folder of the data: IDX files, or class sub-folders of PNG/JPEG files.",
+        "Folder of the data: IDX files, or class sub-folders of pictures.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(
@@ -91,6 +93,33 @@ def define_dataset_flags(flag_values: flags.FlagValues) -> None:
         "(default: read from the folder; then they ship with the model though they are private).",
         flag_values=flag_values,
     )
+
+
+def define_reading_flags(flag_values: flags.FlagValues) -> None:
+    """Defines --transparency --bit_depth."""
+    flags.DEFINE_enum(
+        "transparency",
+        "drop",
+        TRANSPARENCIES,
+        "The ground that transparent pictures are laid on; drop takes their colours as stored. As "
+        "in training.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "bit_depth",
+        None,
+        "Bits in use, 9 to 16, of pictures that have 16 (default: all 16). As in training.",
+        flag_values=flag_values,
+    )
+
+
+def reading(flag_values: flags.FlagValues) -> Reading:
+    """The ways in which pictures are read, by the flags.
+
+    Raises:
+        InputError: if one is out of range.
+    """
+    return Reading(flag_values.transparency, flag_values.bit_depth)
 
 
 def check_numbers(flag_values: flags.FlagValues, **demands: Callable[..., object]) -> None:
@@ -136,6 +165,7 @@ def load_dataset(
         flag_values.data_dir,
         image_shape=image_shape,
         class_names=flag_values.classes,
+        reading=reading(flag_values),
     )
 
 

@@ -3,12 +3,15 @@ r"""Labels the frames of a folder, a video or a camera by a TFLite file, with Li
 Needs LiteRT, numpy, Pillow and, for videos, cameras and annotated frames, OpenCV (headless will
 do); neither TensorFlow nor Keras. Frames are converted and resized as in training. The first
 pictures of a folder have a line each (--json names them all); of a video or camera, and of further
-pictures, one line runs along. Ctrl-C ends a camera.
+pictures, one line runs along. Ctrl-C ends a camera, which is opened again where it gives no more
+pictures. Pictures that cannot be read, a film that is cut short and a camera that stays away end
+with status 2, after what was labelled.
 
 Examples:
   python -m trainers.edge --model=fmnist.tflite --source=photos
   python -m trainers.edge --model=fmnist.tflite --source=clip.mp4 --output=labelled.mp4
   python -m trainers.edge --model=fmnist.tflite --source=0 --threads=4 --limit=300
+  python -m trainers.edge --model=fmnist.tflite --source=rtsp://camera.local/stream
   python -m trainers.edge --model=fmnist.tflite --source=photos --output=labelled --json
 """
 
@@ -23,16 +26,18 @@ import numpy as np
 from absl import flags
 
 from keras_dpvit import _quiet, _validate
+from keras_dpvit.datasets.image_files import shown
 from keras_dpvit.edge import annotation, frames
 from keras_dpvit.errors import InputError
-from trainers import _cli
+from trainers import _cli, _flags
 
 FLAGS = flags.FlagValues()
+_flags.define_reading_flags(FLAGS)
 flags.DEFINE_string("model", None, "A TFLite file that this package wrote.", flag_values=FLAGS)
 flags.DEFINE_string(
     "source",
     None,
-    "A folder of PNG or JPEG files, a video file, or a camera's number.",
+    "A folder of pictures, a video file, a camera's number, or its rtsp:// or http:// address.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
@@ -61,11 +66,13 @@ class Run:
         frames: one dict a frame, with "frame", "label", "class_id" and "probability".
         inference_seconds: what LiteRT took for each.
         seconds: from the first frame on, reading and writing included.
+        problem: what was wrong with the source, None if nothing.
     """
 
     frames: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     inference_seconds: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    problem: InputError | None = None
 
     def summary(self) -> dict[str, Any]:
         """Counts and rates, JSON-able."""
@@ -74,6 +81,7 @@ class Run:
             "num_frames": number,
             "frames_per_second": number / self.seconds if self.seconds else None,
             "inference_ms_median": 1e3 * float(np.median(self.inference_seconds or [0.0])),
+            "problem": None if self.problem is None else str(self.problem),
             "labels": dict(collections.Counter(frame["label"] for frame in self.frames)),
         }
 
@@ -153,6 +161,8 @@ def label_frames(
             if printer is not None:
                 printer.tell(found)
             run.seconds = time.perf_counter() - start
+    except InputError as error:  # the frames so far are good
+        run.problem = error
     except KeyboardInterrupt:
         if source.kind != "camera":
             raise
@@ -171,16 +181,24 @@ def main() -> None:
         runner = TFLiteRunner(FLAGS.model, FLAGS.threads)
         if runner.image_shape[-1] not in (1, 3):
             raise InputError(f"{FLAGS.model} takes images of {runner.image_shape[-1]} channels.")
-        source = frames.open_source(FLAGS.source)
+        source = frames.open_source(FLAGS.source, _flags.reading(FLAGS))
     printer = None
     if not FLAGS.json:
         is_folder = source.kind == "folder"
         printer = Printer(_PICTURES_NAMED if is_folder else 0, in_log=not is_folder)
     with _quiet.quiet_stderr(), annotation.writing(output, source.rate) as annotated:
         run = label_frames(runner, source, annotated, printer, FLAGS.limit)
+        if run.problem is not None:  # no annotated frames are left behind
+            if run.frames or FLAGS.json:
+                _print(run)
+            raise run.problem
+    _print(run)
+
+
+def _print(run: Run) -> None:
     summary = run.summary()
     if FLAGS.json:
-        facts = {"model": FLAGS.model, "source": FLAGS.source, "threads": FLAGS.threads}
+        facts = {"model": FLAGS.model, "source": shown(FLAGS.source), "threads": FLAGS.threads}
         print(json.dumps({**facts, **summary, "frames": run.frames}, indent=2))
         return
     print(

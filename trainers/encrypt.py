@@ -25,7 +25,8 @@ from typing import Any
 
 from absl import flags
 
-from keras_dpvit.encryption import folders, image_files, keyed_model, tfrecords
+from keras_dpvit.datasets import image_files
+from keras_dpvit.encryption import ciphertext_files, folders, keyed_model, tfrecords
 from keras_dpvit.encryption.key_file import KeyFile, read_header, write_key_file
 from keras_dpvit.encryption.keys import SecretKey
 from keras_dpvit.encryption.manifest import read_manifest
@@ -131,6 +132,7 @@ _define_folder_flags(ENCRYPT)
 flags.DEFINE_list(
     "size", None, "height,width to which every image is stretched first.", flag_values=ENCRYPT
 )
+_flags.define_reading_flags(ENCRYPT)
 flags.DEFINE_enum("resize", "bilinear", image_files.RESIZES, "How.", flag_values=ENCRYPT)
 flags.DEFINE_enum(
     "format", "png", folders.FILE_FORMATS, "Of the output; all are lossless.", flag_values=ENCRYPT
@@ -153,6 +155,7 @@ def encrypt() -> None:
             file_format=ENCRYPT.format,
             size=size,
             resize=ENCRYPT.resize,
+            reading=_flags.reading(ENCRYPT),
             hash_names=ENCRYPT.hash_names,
             jobs=ENCRYPT.jobs,
             progress=bar,
@@ -333,7 +336,7 @@ def _describe_folder(path: pathlib.Path) -> dict[str, Any]:
 
 def _key_id(path: pathlib.Path) -> str:
     is_shard = path.suffix.lower() == ".tfrecord"
-    kid = tfrecords.first_kid(path) if is_shard else image_files.read_kid(path)
+    kid = tfrecords.first_kid(path) if is_shard else ciphertext_files.read_kid(path)
     if kid is None:
         raise InputError(f"{path} names no key: it is not encrypted, or in a format without.")
     return kid

@@ -7,6 +7,7 @@ Examples:
 """
 
 import json
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -22,6 +23,12 @@ flags.DEFINE_string(
     "saved_model", None, "A version directory, or a base whose newest is taken.", flag_values=FLAGS
 )
 flags.DEFINE_string("tflite", None, "A TFLite file, instead of --saved_model.", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "by_number",
+    False,
+    "The model's classes are the data's in the same order, whatever their names.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
 
@@ -48,12 +55,8 @@ def main() -> None:
     check_images(data.x_test, runner.image_shape)
     with _quiet.quiet_stderr():
         outputs = runner.predict(data.x_test)
-    classes = outputs["probabilities"].shape[-1]
-    if classes != len(data.class_names):
-        raise InputError(
-            f"--dataset={FLAGS.dataset} has {len(data.class_names)} classes, the model {classes}."
-        )
-    right = outputs["class_id"] == data.y_test
+    labels = _labels(data, runner.class_names(outputs["probabilities"].shape[-1]))
+    right = outputs["class_id"] == labels
     by_class = {
         name: float(np.mean(right[data.y_test == i]))
         for i, name in enumerate(data.class_names)
@@ -72,6 +75,20 @@ def main() -> None:
     print(f"{path} on {len(right)} held-out images of {data.name}: accuracy {np.mean(right):.4f}")
     for name, value in by_class.items():
         print(f"  {name:20} {value:.4f}")
+
+
+def _labels(data: Any, model_names: list[str]) -> np.ndarray:
+    """The held-out images' classes as the model numbers them."""
+    from keras_dpvit.export.class_names import match_classes
+
+    if not FLAGS.by_number:
+        return match_classes(data.y_test, data.class_names, model_names, FLAGS.dataset)
+    if len(model_names) != len(data.class_names):
+        raise InputError(
+            f"--by_number needs as many classes in the data ({len(data.class_names)}) as in the "
+            f"model ({len(model_names)})."
+        )
+    return np.asarray(data.y_test)
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -22,9 +22,10 @@ from keras_dpvit._files import CARD_NAME, KERAS_NAME
 from keras_dpvit.datasets import picture_files
 from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
-from trainers import _cli
+from trainers import _cli, _flags
 
 FLAGS = flags.FlagValues()
+_flags.define_reading_flags(FLAGS)
 flags.DEFINE_string("model", None, "A .keras file.", flag_values=FLAGS)
 flags.DEFINE_string(
     "run",
@@ -51,7 +52,7 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "calibration",
     None,
-    "A folder of public PNG or JPEG files for --quantize=int8 (default: made-up images). Their "
+    "A folder of public pictures for --quantize=int8 (default: made-up images). Their "
     "activations' ranges are written into the file, so they must not be private.",
     flag_values=FLAGS,
 )
@@ -120,18 +121,18 @@ def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
     """The images of --calibration, or made-up ones; None where none are needed."""
     if FLAGS.quantize != "int8":
         return None
-    from keras_dpvit.datasets.image_folder import read_image
+    from keras_dpvit.datasets.image_files import read_image
     from keras_dpvit.export import synthetic_images
 
     if FLAGS.calibration is None:
         return np.asarray(synthetic_images(image_shape))
 
     paths = picture_files.picture_files([FLAGS.calibration], "calibration")
-    for path in paths:
-        picture_files.read_picture(path, "calibration")
     if image_shape[-1] not in (1, 3):
         raise InputError(f"calibration cannot be pictures for {image_shape[-1]} channels.")
-    return np.stack([read_image(path, image_shape) for path in paths])
+    return np.stack(
+        [read_image(path, image_shape, reading=_flags.reading(FLAGS)) for path in paths]
+    )
 
 
 def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]]:

@@ -1,7 +1,7 @@
 r"""Asks a served or exported model what is on pictures, and prints the top classes of each.
 
-Pictures are PNG or JPEG files of any size; the model makes them gray or RGB and resizes them as in
-training. `--image` may be given more than once, and may name a folder.
+Pictures are files of any size in the formats that training reads; the model makes them gray or RGB
+and resizes them as in training. `--image` may be given more than once, and may name a folder.
 
 Examples:
   python -m trainers.predict --url=http://localhost:8501/v1/models/fmnist --image=shirt.png
@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from keras_dpvit import _quiet, _validate
-from keras_dpvit.datasets import picture_files
+from keras_dpvit.datasets import image_files, picture_files
 from keras_dpvit.errors import InputError
 from trainers import _cli, _flags
 
@@ -34,9 +34,8 @@ flags.DEFINE_string(
     "A version directory, or a base whose newest is taken, instead of --url.",
     flag_values=FLAGS,
 )
-flags.DEFINE_multi_string(
-    "image", [], "A PNG or JPEG file, or a folder of them.", flag_values=FLAGS
-)
+flags.DEFINE_multi_string("image", [], "A picture file, or a folder of them.", flag_values=FLAGS)
+_flags.define_reading_flags(FLAGS)
 flags.DEFINE_integer("top", 3, "How many classes are printed for each picture.", flag_values=FLAGS)
 flags.DEFINE_float(
     "timeout", 30.0, "Seconds that a server has for each request.", flag_values=FLAGS
@@ -114,11 +113,11 @@ def main() -> None:
     if (FLAGS.url is None) == (FLAGS.saved_model is None):
         raise InputError("Give one of --url=URL and --saved_model=DIR.")
     if not FLAGS.image:
-        raise InputError("--image must be given: a PNG or JPEG file, or a folder of them.")
+        raise InputError("--image must be given: a picture file, or a folder of them.")
     _flags.check_numbers(FLAGS, top=_validate.positive_int, timeout=_validate.positive)
     paths = picture_files.picture_files(FLAGS.image, "image")
-    files = [picture_files.read_picture(path, "image") for path in paths]
-    predictions = _predictions(_client(), [str(path) for path in paths], files)
+    files = [image_files.servable_bytes(path, _flags.reading(FLAGS)) for path in paths]
+    predictions = _predictions(_client(), [image_files.shown(path) for path in paths], files)
     if FLAGS.json:
         print(json.dumps(predictions, indent=2))
     else:

@@ -20,19 +20,20 @@ from typing import Any
 from absl import flags
 
 from keras_dpvit import _quiet
-from keras_dpvit.datasets import picture_files
+from keras_dpvit.datasets import image_files, picture_files
 from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
-from trainers import _cli
+from trainers import _cli, _flags
 
 FLAGS = flags.FlagValues()
+_flags.define_reading_flags(FLAGS)
 flags.DEFINE_string(
     "saved_model", None, "A version directory, or a base whose newest is taken.", flag_values=FLAGS
 )
 flags.DEFINE_string("tflite", None, "A TFLite file of the same model.", flag_values=FLAGS)
 flags.DEFINE_string("keras", None, "The .keras file of the same model.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "images", None, "A PNG or JPEG file, or a folder of them, to compare on too.", flag_values=FLAGS
+    "images", None, "A picture file, or a folder of them, to compare on too.", flag_values=FLAGS
 )
 flags.DEFINE_bool("json", False, "Prints JSON.", flag_values=FLAGS)
 
@@ -47,7 +48,7 @@ def main() -> None:
         model_files.check_model_file(FLAGS.keras, "keras")
     paths = [] if FLAGS.images is None else picture_files.picture_files([FLAGS.images], "images")
     for path in paths:
-        picture_files.read_picture(path, "images")
+        image_files.servable_bytes(path, _flags.reading(FLAGS))
     _quiet.start_tensorflow()
     with _quiet.quiet_stderr():
         checks = _checks(paths)
@@ -63,7 +64,6 @@ def main() -> None:
 
 
 def _checks(paths: list[pathlib.Path]) -> list[Any]:
-    from keras_dpvit.datasets.image_folder import read_image
     from keras_dpvit.export.runners import SavedModelRunner, TFLiteRunner
     from keras_dpvit.export.verification import Verification
 
@@ -71,7 +71,14 @@ def _checks(paths: list[pathlib.Path]) -> list[Any]:
     shape = SavedModelRunner(FLAGS.saved_model).image_shape
     if paths and shape[-1] not in (1, 3):
         raise InputError(f"images cannot be given to a model of {shape[-1]} channels.")
-    pictures = [(picture_files.read_picture(p, "images"), read_image(p, shape)) for p in paths]
+    reading = _flags.reading(FLAGS)
+    pictures = [
+        (
+            image_files.servable_bytes(path, reading),
+            image_files.read_image(path, shape, reading=reading),
+        )
+        for path in paths
+    ]
     verification = Verification(FLAGS.saved_model, pictures)
     checks = list(verification.all_checks())
     if tflite is not None:

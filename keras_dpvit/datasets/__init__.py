@@ -2,6 +2,7 @@
 
 from keras_dpvit.datasets.array_records import ArrayRecords, to_array_record
 from keras_dpvit.datasets.image_data import ImageData
+from keras_dpvit.datasets.image_files import Reading
 from keras_dpvit.datasets.loading import DATASETS, load
 
-__all__ = ["DATASETS", "ArrayRecords", "ImageData", "load", "to_array_record"]
+__all__ = ["DATASETS", "ArrayRecords", "ImageData", "Reading", "load", "to_array_record"]

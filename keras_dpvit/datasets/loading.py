@@ -7,6 +7,7 @@ from pathlib import Path
 from keras_dpvit._validate import one_of, open_unit_interval
 from keras_dpvit.datasets import digits, idx, image_folder, tfds_source
 from keras_dpvit.datasets.image_data import ImageData, existing_folder
+from keras_dpvit.datasets.image_files import Reading
 from keras_dpvit.errors import InputError
 
 DATASETS = ("digits", "fashion_mnist", "mnist", "idx", "image_folder")
@@ -39,6 +40,7 @@ def load(
     image_shape: tuple[int, int, int] | None = None,
     test_fraction: float = 0.2,
     class_names: Sequence[str] | None = None,
+    reading: Reading | None = None,
 ) -> ImageData:
     """Loads a data set by its name.
 
@@ -58,6 +60,7 @@ def load(
             folder has no separate parts; the other data sets have theirs.
         class_names: the sub-folders of an `image_folder` that are its classes; None reads them
             from the folder.
+        reading: transparency and bit depth of an `image_folder`'s files; None for the usual ones.
 
     Returns:
         The data: uint8 images of shape (rows, height, width, channels), int64 labels.
@@ -75,6 +78,12 @@ def load(
             image_shape=image_shape,
             test_fraction=test_fraction,
             class_names=class_names,
+            reading=reading,
+        )
+    if reading not in (None, Reading()):
+        raise InputError(
+            f"transparency and bit_depth must be left out for the data set {name!r}: they are for "
+            "picture files."
         )
     if class_names is not None:
         raise InputError(f"classes must be left out for the data set {name!r}, which has its own.")

@@ -5,19 +5,20 @@ import os
 import pathlib
 import queue
 import threading
-import warnings
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_dpvit.datasets import picture_files
-from keras_dpvit.datasets.image_folder import read_image
+from keras_dpvit.datasets import image_files, picture_files
 from keras_dpvit.errors import InputError
 
 # What OpenCV and FFmpeg print about files they cannot read; read once, when they are loaded.
 _QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 _AHEAD = 8  # frames read before they are asked for
+_WAITS = (0.5, 1, 2, 4, 8)  # seconds before a camera is opened again
+_ADDRESSES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://")
+_NAMED = 5  # pictures that a message names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Source:
             with_pictures: bool, whether frames have their `picture`.
 
         Raises:
-            InputError: on a frame that cannot be read.
+            InputError: at the end, if pictures could not be read or the source ended early.
         """
         raise AssertionError("each kind of source reads in its own way")
 
@@ -80,38 +81,31 @@ class Source:
 
 
 class PictureSource(Source):
-    """PNG and JPEG files of a folder and its sub-folders, by name, or one such file."""
+    """Pictures of a folder and its sub-folders, by name, or one such file."""
 
     kind = "folder"
 
-    def __init__(self, source: str) -> None:
-        self._root = pathlib.Path(source)
+    def __init__(self, source: str, reading: image_files.Reading) -> None:
+        self._root, self._reading = pathlib.Path(source), reading
         self._files = picture_files.picture_files([source], "source")
 
     def frames(self, image_shape: Any, with_pictures: bool) -> Iterator[Frame]:
+        bad = []
         for path in self._files:
-            _check_size(path)
             name = path.relative_to(self._root).as_posix() if self._root.is_dir() else path.name
-            picture = _blue_first(read_image(path, None)) if with_pictures else None
-            yield Frame(name, read_image(path, image_shape), picture)
-
-
-def _check_size(path: pathlib.Path) -> None:
-    """Refuses a picture of too many pixels by its header."""
-    import PIL.Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels, which are counted here
-            with PIL.Image.open(path, formats=("PNG", "JPEG")) as image:
-                pixels = image.width * image.height
-    except Exception:  # what is not an image at all is refused where it is read
-        return
-    if pixels > picture_files.MAX_PIXELS:
-        raise InputError(
-            f"source must hold pictures of at most {picture_files.MAX_PIXELS} pixels; "
-            f"{str(path)!r} has {image.width}x{image.height}."
-        )
+            name = image_files.shown(name)
+            picture = None
+            try:
+                pixels = image_files.read_image(path, image_shape, reading=self._reading)
+                if with_pictures:
+                    picture = _blue_first(image_files.read_image(path, reading=self._reading))
+            except InputError as error:
+                bad.append(str(error).rstrip("."))
+                continue
+            yield Frame(name, pixels, picture)
+        if bad:
+            more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+            raise InputError(f"{'; '.join(bad[:_NAMED])}{more}.")
 
 
 def _blue_first(image: np.ndarray) -> np.ndarray:
@@ -120,33 +114,107 @@ def _blue_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgb[..., ::-1])
 
 
-class StreamSource(Source):
-    """A video file or a camera, by OpenCV."""
+class VideoSource(Source):
+    """A video file, by OpenCV, turned as it says itself."""
+
+    kind = "video"
 
     def __init__(self, source: str) -> None:
-        self._cv2 = import_cv2()
-        self.kind = "video" if os.path.isfile(source) else "camera"
-        self._stream = self._cv2.VideoCapture(source if self.kind == "video" else int(source))
-        opened, first = self._stream.read() if self._stream.isOpened() else (False, None)
-        if not opened:
+        self._cv2, self._name = import_cv2(), source
+        self._stream = _opened(self._cv2, source)
+        read, self._first = self._stream.read()
+        if not read:
             self.close()
-            what = "a video that OpenCV can read" if self.kind == "video" else "a camera's number"
-            raise InputError(f"source must be a folder of pictures or {what}, got {source!r}.")
-        self._first = first
-        rate = self._stream.get(self._cv2.CAP_PROP_FPS)
-        self.rate = float(rate) if np.isfinite(rate) and rate > 0 else None
+            raise InputError(
+                "source must be a folder of pictures or a video that OpenCV can read, got "
+                f"{image_files.shown(source)!r}."
+            )
+        self.rate = _rate(self._cv2, self._stream)
+        count = self._stream.get(self._cv2.CAP_PROP_FRAME_COUNT)
+        self._count = int(count) if 0 < count < 2**31 else 0  # 0 where the file does not say
 
     def frames(self, image_shape: Any, with_pictures: bool) -> Iterator[Frame]:
         number, taken = 0, self._first
         while taken is not None:
-            pixels = _fitted(self._cv2.cvtColor(taken, self._cv2.COLOR_BGR2RGB), image_shape)
-            yield Frame(str(number), pixels, taken if with_pictures else None)
+            yield _frame(self._cv2, number, taken, image_shape, with_pictures)
             number += 1
             read, taken = self._stream.read()
             taken = taken if read else None
+        # Some files count a frame or two that they do not hold.
+        if number < self._count - max(2, self._count // 100):
+            raise InputError(
+                f"source {image_files.shown(self._name)!r} ended after {number} of "
+                f"{self._count} frames: the file is cut short."
+            )
 
     def close(self) -> None:
         self._stream.release()
+
+
+class CameraSource(Source):
+    """A camera by its number or address, opened again where it gives no more pictures."""
+
+    kind = "camera"
+
+    def __init__(self, source: str) -> None:
+        self._cv2, self._name = import_cv2(), source
+        self._closed = threading.Event()
+        self._address: Any = int(source) if source.isdecimal() else source
+        self._stream = _opened(self._cv2, self._address)
+        read, self._first = self._stream.read()
+        if not read:
+            self.close()
+            what = "a camera's number" if source.isdecimal() else "an address that answers"
+            raise InputError(
+                f"source must be a folder of pictures or {what}, got {image_files.shown(source)!r}."
+            )
+        self.rate = _rate(self._cv2, self._stream)
+
+    def frames(self, image_shape: Any, with_pictures: bool) -> Iterator[Frame]:
+        number, taken = 0, self._first
+        while taken is not None:
+            yield _frame(self._cv2, number, taken, image_shape, with_pictures)
+            number += 1
+            read, taken = self._stream.read()
+            taken = taken if read else self._again()
+        if not self._closed.is_set():
+            raise InputError(
+                f"source {image_files.shown(self._name)!r} gives no more pictures after "
+                f"{number}: it was opened again {len(_WAITS)} times without success."
+            )
+
+    def _again(self) -> Any:
+        """The next picture after the camera is opened anew; None if it stays away."""
+        for seconds in _WAITS:
+            if self._closed.wait(seconds):
+                return None
+            self._stream.release()
+            self._stream = _opened(self._cv2, self._address)
+            read, taken = self._stream.read()
+            if read:
+                return taken
+        return None
+
+    def close(self) -> None:
+        self._closed.set()
+        self._stream.release()
+
+
+def _opened(cv2: Any, source: Any) -> Any:
+    stream = cv2.VideoCapture(source)
+    # Phones store films as the sensor lies, and how to turn them.
+    stream.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return stream
+
+
+def _rate(cv2: Any, stream: Any) -> float | None:
+    rate = stream.get(cv2.CAP_PROP_FPS)
+    return float(rate) if np.isfinite(rate) and rate > 0 else None
+
+
+def _frame(cv2: Any, number: int, taken: Any, image_shape: Any, with_picture: bool) -> Frame:
+    pixels = _fitted(cv2.cvtColor(taken, cv2.COLOR_BGR2RGB), image_shape)
+    return Frame(str(number), pixels, taken if with_picture else None)
 
 
 def _fitted(rgb: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -160,19 +228,26 @@ def _fitted(rgb: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(height, width, channels)
 
 
-def open_source(source: str) -> Source:
-    """The source that a flag names: a folder, a picture, a video file or a camera's number.
+def open_source(source: str, reading: image_files.Reading | None = None) -> Source:
+    """The source that a flag names: a folder, a picture, a video file, a camera.
+
+    Args:
+        source: the flag.
+        reading: transparency and bit depth of pictures, as in training.
 
     Raises:
         InputError: if it is none of these, or cannot be opened.
     """
     path = pathlib.Path(source)
-    if os.path.isdir(source) or path.suffix.lower() in picture_files.SUFFIXES:
-        return PictureSource(source)
-    if os.path.isfile(source) or source.isdecimal():
-        return StreamSource(source)
+    if os.path.isdir(source) or image_files.is_picture(path):
+        return PictureSource(source, reading or image_files.Reading())
+    if os.path.isfile(source):
+        return VideoSource(source)
+    if source.isdecimal() or source.startswith(_ADDRESSES):
+        return CameraSource(source)
     raise InputError(
-        f"source must be a folder of pictures, a video file or a camera's number, got {source!r}."
+        "source must be a folder of pictures, a video file, a camera's number or its address "
+        f"(rtsp:// or http://), got {image_files.shown(source)!r}."
     )
 
 

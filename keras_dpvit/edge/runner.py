@@ -71,6 +71,10 @@ class TFLiteRunner:
         parts = [self._predict(images=image[None]) for image in images]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def class_names(self, number: int) -> list[str]:
+        """The names of classes 0 to `number - 1`."""
+        return [self.label(class_id) for class_id in range(number)]
+
     def label(self, class_id: int) -> str:
         """The name of a class; its number where the file has no names."""
         known = self.labels is not None and class_id < len(self.labels)

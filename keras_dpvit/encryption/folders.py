@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from keras_dpvit._validate import one_of, positive_int
-from keras_dpvit.encryption import image_files
+from keras_dpvit.datasets import image_files
 from keras_dpvit.encryption.key_file import KeyFile
 from keras_dpvit.encryption.keys import SecretKey
 from keras_dpvit.encryption.manifest import FORMAT, VERSION, Journal, Manifest, read_manifest
@@ -17,6 +17,7 @@ from keras_dpvit.encryption.schemes import block_size_of
 from keras_dpvit.encryption.workers import Job, Task, run_tasks
 from keras_dpvit.errors import InputError
 
+_LONGEST_NAME = 255 - len(".webp")  # bytes that a file system takes
 FILE_FORMATS = ("png", "webp", "npy", "tfrecord")
 DECRYPTED_FORMATS = ("png", "npy")
 SHARD_IMAGES = 256
@@ -58,6 +59,7 @@ def encrypt_folder(
     file_format: str = "png",
     size: tuple[int, int] | None = None,
     resize: str = "bilinear",
+    reading: image_files.Reading | None = None,
     hash_names: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
@@ -69,12 +71,13 @@ def encrypt_folder(
     whole or not at all. The manifest is written once every file is done.
 
     Args:
-        source: folder of PNG, JPEG, WebP, BMP or TIFF files.
+        source: folder of pictures, in the formats that training reads.
         target: a new or empty folder, or that of an interrupted run.
         key_file: the key, scheme and options.
         file_format: "png", "webp" (lossless), "npy", or "tfrecord", shards of `SHARD_IMAGES`.
         size: (height, width) to which images are stretched before they are encrypted.
-        resize: how, one of `image_files.RESIZES`.
+        resize: how, one of `datasets.image_files.RESIZES`.
+        reading: transparency and bit depth; None for the usual ones.
         hash_names: bool; names in the output are keyed hashes.
         jobs: int, processes.
         progress: called with images done and images in all.
@@ -93,13 +96,23 @@ def encrypt_folder(
     _check_size(size, fixed)
     names, ignored = _list_images(source)
     channels = None if fixed is None else fixed[2]
+    reading = reading or image_files.Reading()
     job = Job(
-        source, target, file_format, size=size, channels=channels, resize=resize, new=key_file
+        source,
+        target,
+        file_format,
+        size=size,
+        channels=channels,
+        resize=resize,
+        reading=reading,
+        new=key_file,
     )
     images = _name_images(names, key_file.key if hash_names else None)
     tasks = list(_tasks(images, file_format))
     kept_size = None if size is None else list(size)
-    how = {"size": kept_size, "resize": resize, "hashed_names": hash_names}
+    how: dict[str, Any] = {"size": kept_size, "resize": resize, "hashed_names": hash_names}
+    if reading != image_files.Reading():
+        how["reading"] = dataclasses.asdict(reading)
     header = {**_header(key_file, file_format), **how}
     with Journal(target, header, keep_manifest=True) as journal:
         left = _left(journal, tasks)
@@ -277,13 +290,14 @@ def _list_images(source: pathlib.Path) -> tuple[list[str], int]:
     for folder, subfolders, files in os.walk(source, onerror=stop):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and name.lower().endswith(image_files.SUFFIXES):
-                names.append(pathlib.Path(folder, name).relative_to(source).as_posix())
+            path = pathlib.Path(folder, name)
+            if image_files.is_picture(path):
+                names.append(path.relative_to(source).as_posix())
             else:
                 ignored += 1
     if not names:
         raise InputError(
-            f"input must have image files ({', '.join(image_files.SUFFIXES)}); {source} has none."
+            f"input must have image files ({', '.join(image_files.suffixes())}); {source} has none."
         )
     return sorted(names), ignored
 
@@ -301,6 +315,12 @@ def _name_images(sources: list[str], hash_key: SecretKey | None) -> list[dict[st
     if hash_key is not None:
         subkey = hash_key.subkey("names")
         names = ["/".join(_hash(subkey, part) for part in name.split("/")) for name in names]
+    for name, source in zip(names, sources, strict=True):
+        if len(os.fsencode(name.rpartition("/")[2])) > _LONGEST_NAME:
+            raise InputError(
+                f"input has an image with a name too long for a suffix more: "
+                f"{image_files.shown(source)!r}; shorten it, or give --hash_names."
+            )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"input has two images which would both be called {twice!r}.")
@@ -342,7 +362,7 @@ def _check_plain(tasks: list[Task], job: Job, key_file: KeyFile) -> None:
     side = block_size_of(key_file.scheme, key_file.options)
     fitting = set()
     for path in (job.source / image["source"] for task in tasks for image in task.images):
-        shape = image_files.plain_shape(path, job.channels)
+        shape = image_files.read_shape(path, job.channels)
         if job.size is not None:
             shape = (*job.size, shape[2])
         height, width, depth = shape

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit import _files
-from keras_dpvit.encryption import image_files, tfrecords
+from keras_dpvit.datasets import image_files
+from keras_dpvit.encryption import ciphertext_files, tfrecords
 from keras_dpvit.encryption.blocks import Shape
 from keras_dpvit.encryption.cipher import ImageCipher, shape_of
 from keras_dpvit.encryption.key_file import KeyFile
@@ -55,6 +56,7 @@ class Job:
         size: (height, width) that plain pictures are stretched to.
         channels: of plain pictures; None leaves them.
         resize: how they are stretched.
+        reading: transparency and bit depth of plain pictures.
         old: key of the ciphertexts.
         new: key for the output.
     """
@@ -66,6 +68,7 @@ class Job:
     size: tuple[int, int] | None = None
     channels: int | None = None
     resize: str = "bilinear"
+    reading: image_files.Reading = image_files.AS_STORED
     old: KeyFile | None = None
     new: KeyFile | None = None
 
@@ -105,12 +108,7 @@ class Worker:
     def _read(self, task: Task) -> list[np.ndarray]:
         job = self._job
         if task.entry is None or job.old is None or job.source_format is None:
-            return [
-                image_files.read_plain(
-                    job.source / image["source"], job.channels, job.size, job.resize
-                )
-                for image in task.images
-            ]
+            return [_read_plain(job, job.source / image["source"]) for image in task.images]
         encoded = self._ciphertexts(task.entry, job.source_format)
         if task.index is not None:
             encoded = encoded[task.index : task.index + 1]
@@ -119,7 +117,7 @@ class Worker:
         for data, image in zip(encoded, task.images, strict=True):
             shape = tuple(image["shape"])
             cipher = self._cipher(job.old, shape)
-            pixels = image_files.decode(data, kind, cipher.encrypted_shape(shape)[2])
+            pixels = ciphertext_files.decode(data, kind, cipher.encrypted_shape(shape)[2])
             plains.append(cipher.decrypt(pixels))
         return plains
 
@@ -141,8 +139,8 @@ class Worker:
     def _encode(self, task: Task, outputs: list[np.ndarray]) -> bytes:
         kid = None if self._job.new is None else self._job.new.key.kid
         if self._job.file_format != "tfrecord":
-            return image_files.encode(outputs[0], self._job.file_format, kid)
-        encoded = [image_files.encode(output, "png", kid) for output in outputs]
+            return ciphertext_files.encode(outputs[0], self._job.file_format, kid)
+        encoded = [ciphertext_files.encode(output, "png", kid) for output in outputs]
         names = [image["name"] for image in task.images]
         shapes = [shape_of(output[None]) for output in outputs]
         return tfrecords.pack(encoded, names, shapes, kid or "")
@@ -243,3 +241,11 @@ def _end_with_parent() -> None:
 def _work(tasks: list[Task]) -> list["Entry | str"]:
     assert _worker is not None
     return [_worker(task) for task in tasks]
+
+
+def _read_plain(job: Job, path: pathlib.Path) -> np.ndarray:
+    if job.size is None:
+        return image_files.read_image(path, channels=job.channels, reading=job.reading)
+    depth = job.channels or image_files.read_shape(path)[2]
+    shape = (*job.size, depth)
+    return image_files.read_image(path, shape, resize=job.resize, reading=job.reading)

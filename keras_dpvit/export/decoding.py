@@ -12,14 +12,14 @@ from typing import Any
 import tensorflow as tf
 
 # Larger ones are refused before they are decoded: a PNG of a few kilobytes may hold any number
-# of pixels. 8192 x 8192 is above what cameras make.
-MAX_PIXELS = 2**26
+# of pixels. Phones make up to 108 million.
+MAX_PIXELS = 2**27
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = 24  # signature, then the first chunk up to width and height
 # Bounds the memory: each takes up to MAX_PIXELS times 3 bytes, and 4 more bytes for gray.
-_AT_ONCE = 4
+_AT_ONCE = 2
 
 
 def decode_and_resize(image_bytes: Any, image_shape: tuple[int, int, int]) -> Any:

@@ -64,7 +64,10 @@ class ServedModel(tf.Module):
         return self._function(batch_size, with_label=True)
 
     def numeric_function(self, batch_size: int | None) -> Any:
-        """The same without the label, for runtimes that have no strings."""
+        """The same without the label, for runtimes that have no strings; "class_id" is int32.
+
+        Browsers' runtimes have no numbers of 64 bits.
+        """
         return self._function(batch_size, with_label=False)
 
     def _function(self, batch_size: int | None, with_label: bool) -> Any:
@@ -77,7 +80,8 @@ class ServedModel(tf.Module):
                 outputs = self._call(images, training=False)
             if not self.is_fused:
                 outputs = {"probabilities": tf.nn.softmax(tf.cast(outputs, tf.float32))}
-            class_id = tf.argmax(outputs["probabilities"], axis=-1)
+            kind = tf.int64 if with_label else tf.int32
+            class_id = tf.argmax(outputs["probabilities"], axis=-1, output_type=kind)
             outputs = {**outputs, "class_id": class_id}
             if with_label:
                 outputs["label"] = tf.gather(tf.constant(self.class_names), class_id)

@@ -32,7 +32,7 @@ def tflite(
     """Writes a TFLite file for one image at a time.
 
     Input `images`, `(1, height, width, channels)`, pixels 0..255: float32, or uint8 for
-    `quantize="int8"`. Outputs "probabilities" float32, "class_id" int64 and, for a fused model,
+    `quantize="int8"`. Outputs "probabilities" float32, "class_id" int32 and, for a fused model,
     "weights" and "member_probabilities", by signature `serving_default`. Class names, provenance
     and privacy card are attached (`edge.attachments`), and TFLite's own metadata name them. A file
     of the same name is replaced whole.

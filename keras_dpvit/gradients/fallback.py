@@ -24,6 +24,7 @@ class VectorizedRule(InstantiatedRule):
 
     def __init__(self, variables: list[Any]) -> None:
         self._variables = variables
+        self._noisy: list[Any] = []
 
     def variables(self, layer: Any) -> list[Any]:
         return self._variables
@@ -41,7 +42,7 @@ class VectorizedRule(InstantiatedRule):
             for index, row in zip(batched, inputs, strict=True):
                 mine[index] = row[None]
             args, kwargs = tf.nest.pack_sequence_as((call.args, call.kwargs), mine)
-            with tf.GradientTape() as tape, noise_used(layer, [row[None] for row in noise]):
+            with tf.GradientTape() as tape, noise_used(self._noisy, [row[None] for row in noise]):
                 output = function(*args, **kwargs)
             found: list[Any] = tape.gradient(
                 output,
@@ -68,12 +69,20 @@ class VectorizedNoiseRule(VectorizedRule, CallingRule):
     """The same for a layer whose random numbers are all drawn by dropout layers inside it.
 
     Their noise is kept, and used again.
+
+    Args:
+        variables: as there.
+        noisy: the `layers_with_noise`.
     """
+
+    def __init__(self, variables: list[Any], noisy: list[Any]) -> None:
+        super().__init__(variables)
+        self._noisy = noisy
 
     def call(self, layer: Any, record: LayerCall) -> Any:
         """Calls the layer and keeps its noise."""
         own_call = getattr(type(layer), call_name(layer))
-        with noise_kept(layer) as noise:
+        with noise_kept(self._noisy) as noise:
             record.output = own_call(layer, *record.args, **record.kwargs)
         record.extra = noise
         return record.output

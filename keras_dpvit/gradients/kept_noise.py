@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_dpvit.gradients.layer_calls import shadowed
+from keras_dpvit.gradients.layer_calls import Calls, shadowed
 from keras_dpvit.gradients.randomness import seed_generators
 from keras_dpvit.layers.inside import layers_inside
 
@@ -21,29 +21,35 @@ _FACTORS = (
 _SUMMANDS = (keras.layers.GaussianNoise,)
 
 
-def layers_with_noise(layer: Any) -> list[Any]:
-    """The layers inside one that multiply their inputs by noise or add it, and do nothing else."""
-    return [part for part in layers_inside(layer) if type(part) in _FACTORS + _SUMMANDS]
-
-
-def draws_known_noise_alone(layer: Any, asked: set[int]) -> bool:
-    """True if all random numbers in a layer come from `layers_with_noise`.
+def layers_with_noise(layer: Any, asked: set[int]) -> list[Any]:
+    """The layers inside one that multiply their inputs by noise or add it, and do nothing else.
 
     Args:
         layer: a Keras layer.
-        asked: the `id` of each seed generator that was asked.
+        asked: the `id` of each seed generator that was asked for random numbers.
     """
-    known = {id(part.seed_generator) for part in layers_with_noise(layer)}
-    drawn = {id(generator) for generator in seed_generators(layer)} & asked
-    return drawn <= known
+    return [
+        part
+        for part in layers_inside(layer)
+        if type(part) in _FACTORS + _SUMMANDS
+        and id(getattr(part, "seed_generator", None)) in asked  # it has none at a rate of 0
+    ]
+
+
+def draws_known_noise_alone(layer: Any, calls: Calls) -> bool:
+    """True if all random numbers in a layer are drawn for its records by `layers_with_noise`."""
+    noisy = layers_with_noise(layer, calls.asked)
+    known = {id(part.seed_generator) for part in noisy}
+    drawn = {id(generator) for generator in seed_generators(layer)} & calls.asked
+    return drawn <= known and all(calls.by_record[id(part)] for part in noisy)
 
 
 @contextlib.contextmanager
-def noise_kept(layer: Any) -> Iterator[list[Any]]:
-    """Within the context, the noise in a layer is drawn apart and kept.
+def noise_kept(noisy: list[Any]) -> Iterator[list[Any]]:
+    """Within the context, the noise of `layers_with_noise` is drawn apart and kept.
 
     Yields:
-        The noise `(records, ...)` of each call of a layer with noise, in the order of the calls.
+        The noise `(records, ...)` of each of their calls, in the order of the calls.
     """
     kept: list[Any] = []
 
@@ -55,12 +61,12 @@ def noise_kept(layer: Any) -> Iterator[list[Any]]:
 
         return called
 
-    with _calls_shadowed(layer, keeping):
+    with _calls_shadowed(noisy, keeping):
         yield kept
 
 
 @contextlib.contextmanager
-def noise_used(layer: Any, noise: list[Any]) -> Iterator[None]:
+def noise_used(noisy: list[Any], noise: list[Any]) -> Iterator[None]:
     """Within the context, layers with noise meet that of `noise_kept`, call by call."""
     left = iter(noise)
 
@@ -68,7 +74,7 @@ def noise_used(layer: Any, noise: list[Any]) -> Iterator[None]:
         del call
         return lambda inputs, training=False: _under(part, inputs, next(left))
 
-    with _calls_shadowed(layer, using):
+    with _calls_shadowed(noisy, using):
         yield
 
 
@@ -78,9 +84,9 @@ def _under(part: Any, inputs: Any, noise: Any) -> Any:
 
 @contextlib.contextmanager
 def _calls_shadowed(
-    layer: Any, other: Callable[[Any, Callable[..., Any]], Callable[..., Any]]
+    noisy: list[Any], other: Callable[[Any, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for part in layers_with_noise(layer):
+        for part in noisy:
             stack.enter_context(shadowed(part, "call", other(part, part.call)))
         yield

@@ -163,14 +163,15 @@ def _collect(
         waiting += _collect(child, calls, rules, elsewhere)
     if not waiting or not calls.by_record[id(layer)] or not is_read_here:
         return waiting
-    if not draws_known_noise_alone(layer, calls.asked):
+    if not draws_known_noise_alone(layer, calls):
         raise InputError(
             f"Layer {layer.name} ({type(layer).__name__}) draws random numbers and has no "
             "per-example rule: draw them in a keras.layers.Dropout or GaussianNoise inside it, or "
             "register a rule."
         )
-    kind = VectorizedNoiseRule if layers_with_noise(layer) else VectorizedRule
-    rules.append(LayerRule(layer, kind(waiting), calls.shapes[id(layer)]))
+    noisy = layers_with_noise(layer, calls.asked)
+    rule = VectorizedNoiseRule(waiting, noisy) if noisy else VectorizedRule(waiting)
+    rules.append(LayerRule(layer, rule, calls.shapes[id(layer)]))
     return []
 
 

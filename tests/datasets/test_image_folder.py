@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from hypothesis import strategies as st
 
-from keras_dpvit.datasets import image_folder, load
+from keras_dpvit.datasets import folder_survey, image_folder, load
 from keras_dpvit.errors import InputError
 
 
@@ -54,10 +54,10 @@ def test_a_folder_of_classes(folder):
 def test_the_parts_are_those_of_the_published_rule(folder):
     # As sha256sum has it: "cat/10.png" begins 03d143, "cat/09.png" 04886c, and no other of the
     # 40 paths begins below 26.
-    assert not image_folder.in_test_part("cat/10.png", 0x03D143 / 2**24)
-    assert image_folder.in_test_part("cat/10.png", 0x03D144 / 2**24)
-    assert not image_folder.in_test_part("cat/09.png", 0x04886C / 2**24)
-    assert image_folder.in_test_part("cat/09.png", 0x04886D / 2**24)
+    assert not folder_survey.in_test_part("cat/10.png", 0x03D143 / 2**24)
+    assert folder_survey.in_test_part("cat/10.png", 0x03D144 / 2**24)
+    assert not folder_survey.in_test_part("cat/09.png", 0x04886C / 2**24)
+    assert folder_survey.in_test_part("cat/09.png", 0x04886D / 2**24)
     assert values(load("image_folder", folder, test_fraction=0.05).x_test) == [9, 10]
 
 
@@ -87,13 +87,13 @@ def test_removing_one_file_moves_no_other(folder, removed):
 )
 @hypothesis.settings(max_examples=20, deadline=None)
 def test_the_test_part_has_about_its_fraction_and_grows_with_it(paths, fraction):
-    share = sum(image_folder.in_test_part(path, fraction) for path in paths) / 300
+    share = sum(folder_survey.in_test_part(path, fraction) for path in paths) / 300
     # Six standard deviations of a binomial share, at its widest.
     assert abs(share - fraction) < 6 * 0.5 / 300**0.5
     assert all(
-        image_folder.in_test_part(path, 0.9)
+        folder_survey.in_test_part(path, 0.9)
         for path in paths
-        if image_folder.in_test_part(path, fraction)
+        if folder_survey.in_test_part(path, fraction)
     )
 
 
@@ -107,7 +107,7 @@ def test_a_file_name_which_is_not_unicode_has_a_part(folder):
 
 def test_hidden_files_other_suffixes_and_loose_files_are_ignored(folder):
     expected = load("image_folder", folder)
-    for name in ("cat/.hidden.png", "cat/notes.txt", ".cache/a.png", "loose.png", "cat/x/a.png"):
+    for name in ("cat/.hidden.png", "cat/notes.txt", ".cache/a.png", "loose.png", "cat/.x/a.png"):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"not an image")
@@ -162,7 +162,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path):
 def test_a_class_without_images_is_named(folder):
     (folder / "emu").mkdir()
     (folder / "emu" / "readme.txt").write_text("soon")
-    with pytest.raises(InputError, match=r"files in each class; .*emu' has none"):
+    with pytest.raises(InputError, match=r"pictures in each class; .*emu' has none"):
         load("image_folder", folder)
 
 

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from keras_dpvit import encryption
-from keras_dpvit.encryption import image_files
+from keras_dpvit.datasets import image_files
 
 SHAPE = (16, 24, 3)
 
@@ -44,6 +44,6 @@ def shown():
     def read(folder, names, suffix="png"):
         if suffix == "npy":
             return {name: np.load(folder / f"{name}.npy") for name in names}
-        return {name: image_files.read_plain(folder / f"{name}.{suffix}") for name in names}
+        return {name: image_files.read_image(folder / f"{name}.{suffix}") for name in names}
 
     return read

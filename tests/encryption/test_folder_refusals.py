@@ -47,7 +47,7 @@ def test_what_is_refused_before_anything_is_written(source, tmp_path, key_file):
     gray = encryption.KeyFile(key_file.key, "etc", {"mode": "grayscale"})
     refused(tmp_path, "3 channels", source, hidden, gray)
     (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    refused(tmp_path, "broken.png' must be one whole image", source, hidden, key_file)
+    refused(tmp_path, "broken.png' must be one whole picture", source, hidden, key_file)
 
 
 def test_what_decrypting_refuses(source, tmp_path, key_file):

@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 
 from keras_dpvit import InputError, encryption
-from keras_dpvit.encryption import folders, image_files, manifest, workers
+from keras_dpvit.datasets import image_files
+from keras_dpvit.encryption import ciphertext_files, folders, manifest, workers
 
 SHAPE = (16, 24, 3)
 
@@ -117,7 +118,7 @@ def test_orientation_is_applied_and_all_else_is_left_behind(tmp_path, file_forma
     key_file = encryption.KeyFile(encryption.SecretKey.generate(), "pe", {})
     folders.encrypt_folder(plain, tmp_path / "hidden", key_file, file_format=file_format)
     folders.decrypt_folder(tmp_path / "hidden", tmp_path / "back", key_file)
-    back = image_files.read_plain(tmp_path / "back" / "a.png")
+    back = image_files.read_image(tmp_path / "back" / "a.png")
     assert back.shape == (24, 16, 3)
     assert back[:7, 9:].min() > 200  # the corner, now at the upper right
     assert back[:, :7].max() < 50
@@ -129,14 +130,14 @@ def test_orientation_is_applied_and_all_else_is_left_behind(tmp_path, file_forma
         if file_format in ("png", "webp"):
             with PIL.Image.open(path) as image:
                 assert dict(image.getexif()) == {}
-            assert image_files.read_kid(path) == key_file.key.kid
+            assert ciphertext_files.read_kid(path) == key_file.key.kid
 
 
 def test_resizing_rounds_to_bytes_before_it_encrypts(source, tmp_path, key_file, pixels):
     folders.encrypt_folder(source, tmp_path / "hidden", key_file, size=(32, 8))
     expected = PIL.Image.fromarray(pixels["top"]).resize((8, 32), PIL.Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(
-        image_files.read_plain(tmp_path / "hidden" / "top.png"),
+        image_files.read_image(tmp_path / "hidden" / "top.png"),
         key_file.cipher((32, 8, 3)).encrypt(np.asarray(expected)),
     )
 
@@ -151,11 +152,26 @@ def test_hashed_names_keep_the_tree_and_tell_nothing(source, tmp_path, key_file,
         assert f'"{word}' not in text
         assert f"{word}/" not in text
     folders.decrypt_folder(tmp_path / "hidden", tmp_path / "back", key_file)
-    back = {image_files.read_plain(p).tobytes() for p in (tmp_path / "back").rglob("*.png")}
+    back = {image_files.read_image(p).tobytes() for p in (tmp_path / "back").rglob("*.png")}
     assert back == {image.tobytes() for image in pixels.values()}
     other = encryption.KeyFile(encryption.SecretKey.generate(), "pe")
     folders.encrypt_folder(source, tmp_path / "other", other, hash_names=True)
     assert not {n.name for n in names} & {p.name for p in (tmp_path / "other").rglob("*.png")}
+
+
+def test_long_names_are_kept_or_refused_before_anything_is_written(tmp_path, key_file):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    pixels = PIL.Image.fromarray(np.full(SHAPE, 5, np.uint8))
+    pixels.save(plain / f"{'a' * 247}.png")
+    folders.encrypt_folder(plain, tmp_path / "hidden", key_file)
+    folders.decrypt_folder(tmp_path / "hidden", tmp_path / "back", key_file)
+    assert (tmp_path / "back" / f"{'a' * 247}.png").exists()
+    pixels.save(plain / f"{'a' * 247}.bmp")
+    with pytest.raises(InputError, match="name too long"):
+        folders.encrypt_folder(plain, tmp_path / "again", key_file)
+    assert not (tmp_path / "again").exists()
+    folders.encrypt_folder(plain, tmp_path / "again", key_file, hash_names=True)
 
 
 def test_two_sources_of_one_stem_both_stay(tmp_path, key_file):
@@ -188,15 +204,15 @@ def test_a_job_carries_no_key_to_its_processes_by_pickling(key_file, tmp_path):
 def test_sixteen_bit_and_palette_images(tmp_path):
     deep = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)
     PIL.Image.fromarray(deep).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(image_files.read_plain(tmp_path / "deep.png")[..., 0], deep >> 8)
+    np.testing.assert_array_equal(image_files.read_image(tmp_path / "deep.png")[..., 0], deep >> 8)
     colour = PIL.Image.fromarray(np.full((8, 8, 3), (10, 200, 30), np.uint8))
     colour.quantize(4).save(tmp_path / "palette.png")
     colour.convert("RGBA").save(tmp_path / "alpha.png")
     for name in ("palette", "alpha"):
-        image = image_files.read_plain(tmp_path / f"{name}.png")
+        image = image_files.read_image(tmp_path / f"{name}.png")
         assert image[0, 0].tolist() == [10, 200, 30]
-        assert image_files.plain_shape(tmp_path / f"{name}.png", None) == image.shape
+        assert image_files.read_shape(tmp_path / f"{name}.png") == image.shape
     frames = [PIL.Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
     frames[0].save(tmp_path / "two.tiff", save_all=True, append_images=frames[1:])
     with pytest.raises(InputError, match="several pictures"):
-        image_files.read_plain(tmp_path / "two.tiff")
+        image_files.read_image(tmp_path / "two.tiff")

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from keras_dpvit.datasets.image_folder import read_image
+from keras_dpvit.datasets.image_files import read_image
 from keras_dpvit.export import decoding
 from keras_dpvit.export.decoding import MAX_PIXELS, decode_and_resize
 

@@ -195,7 +195,7 @@ def test_int8_takes_pixels_as_they_are(files, expected):
     assert given["dtype"] == np.uint8
     # One step is one gray level, whatever the calibration images.
     np.testing.assert_allclose(given["quantization"], (1.0, 0), atol=1e-6)
-    assert {out["dtype"] for out in interpreter.get_output_details()} == {np.float32, np.int64}
+    assert {out["dtype"] for out in interpreter.get_output_details()} == {np.float32, np.int32}
     runner = TFLiteRunner(files / "int8.tflite")
     images = expected[0][:20]
     exact = runner.predict(images)["probabilities"]

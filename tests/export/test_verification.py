@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_dpvit as kd
-from keras_dpvit.datasets.image_folder import read_image
+from keras_dpvit.datasets.image_files import read_image
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import assets, signatures, verification
 from keras_dpvit.export.card import contradictions

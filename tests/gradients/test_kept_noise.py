@@ -49,8 +49,8 @@ def test_other_noise_in_the_second_call_is_found(
     """The faulty twin: the layer called again draws again."""
     from keras_dpvit.gradients import fallback
 
-    monkeypatch.setattr(fallback, "noise_used", lambda layer, noise: kept_noise._calls_shadowed(
-        layer, lambda part, call: call))  # fmt: skip
+    monkeypatch.setattr(fallback, "noise_used", lambda noisy, noise: kept_noise._calls_shadowed(
+        noisy, lambda part, call: call))  # fmt: skip
     with pytest.raises(AssertionError, match="Not equal"):
         check_under_noise(
             functional((3, 4), Block(keras.layers.GaussianNoise(0.7))), normal(3, 3, 4), 1e-4
@@ -69,6 +69,20 @@ def test_a_block_within_a_block(check_under_noise, functional, normal):
 def test_noise_of_other_kinds_is_still_refused(functional):
     with pytest.raises(InputError, match="draws random numbers"):
         layer_rules(functional((3, 4), Block(keras.layers.AlphaDropout(0.5))))
+
+
+def test_noise_whose_first_axis_is_not_the_records_is_refused(functional):
+    class Windows(keras.layers.Layer):
+        def build(self, shape):
+            self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+            self.noise = keras.layers.Dropout(0.5)
+
+        def call(self, x, training=False):
+            rows = self.noise(keras.ops.reshape(x, (-1, 4)), training=training)
+            return self.gain * keras.ops.reshape(rows, (-1, 3, 4))
+
+    with pytest.raises(InputError, match="draws random numbers"):
+        layer_rules(functional((3, 4), Windows()))
 
 
 def test_the_layer_draws_as_keras_does(functional, normal):

@@ -12,7 +12,7 @@ import keras_dpvit as kd
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import PrivacyLedger
-from keras_dpvit.training.fit_callback import PrivateFitCallback
+from keras_dpvit.training.kept_training import KeptTraining
 from keras_dpvit.training.private_wrapper import DPModel
 
 SEED = 918273645546372819
@@ -107,16 +107,17 @@ def test_accountant_lost_in_a_checkpoint(museum, run, digits, tmp_path, monkeypa
     first, build, place = run
     copies = [shutil.copytree(place / "checkpoints", tmp_path / name) for name in ("ours", "twin")]
     check_resumed(build, first, digits, copies[0])
-    restore = PrivateFitCallback._restore
+    restore = KeptTraining.restore
 
-    def forgetting(self, meta, drawn):
-        restore(self, meta, drawn)
+    def forgetting(self):
+        progress = restore(self)
         if lost == "steps":
             self._trainer.state.steps.assign(0)
         else:
             self._trainer.model.past_ledger = PrivacyLedger()
+        return progress
 
-    monkeypatch.setattr(PrivateFitCallback, "_restore", forgetting)
+    monkeypatch.setattr(KeptTraining, "restore", forgetting)
     with museum.caught():
         check_resumed(build, first, digits, copies[1])
 

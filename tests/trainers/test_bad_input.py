@@ -103,20 +103,20 @@ def empty_folder(folder, write_images):
 def empty_class(folder, write_images):
     write_images(folder, number=3)
     (folder / "empty").mkdir()
-    return "data_dir must have PNG or JPEG files in each class; 'data/empty' has none"
+    return "data_dir must have pictures in each class; 'data/empty' has none"
 
 
 def damaged_image(folder, write_images):
     write_images(folder, number=12)
     image = folder / "dark" / "7.png"
     image.write_bytes(image.read_bytes()[:40])
-    return "image file 'data/dark/7.png' must be a whole PNG or JPEG image"
+    return "image file 'data/dark/7.png' must be one whole picture"
 
 
 def no_image(folder, write_images):
     write_images(folder, number=12)
     (folder / "dark" / "7.png").write_text("error: two\nlines\n")
-    return "image file 'data/dark/7.png' must be a whole PNG or JPEG image"
+    return "image file 'data/dark/7.png' must be one whole picture"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -179,6 +180,26 @@ def test_evaluate_scores_what_training_scored(run, place, first, flag):
     assert set(scored["accuracy_by_class"]) == set("0123456789")
 
 
+def test_evaluate_matches_classes_by_their_names(run, place, first, second, tmp_path):
+    """A folder with more classes, in which the numbers of the same two are others."""
+    flags = ("--saved_model=out/digits", "--dataset=image_folder")
+    expected = run("evaluate", *flags, "--data_dir=photos", "--json", cwd=place).stdout
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    parts = [p for p in (tmp_path / "photos").iterdir() if p.is_dir()]
+    assert {p.name for p in parts} == {"bright", "dark"}
+    shutil.copytree(tmp_path / "photos" / "dark", tmp_path / "photos" / "a first class")
+    more = (*flags, f"--data_dir={tmp_path / 'photos'}")
+    result = run("evaluate", *more, cwd=place)
+    assert result.returncode == 2
+    assert "it has bright, dark, and not a first class" in result.stderr
+    named = run("evaluate", *more, "--classes=dark,bright", "--json", cwd=place)
+    assert json.loads(named.stdout)["accuracy"] == json.loads(expected)["accuracy"]
+    other = run("evaluate", "--saved_model=out/digits/1", *more[1:], "--image_size=8,8,1",
+                "--classes=bright,dark", cwd=place)  # fmt: skip
+    assert other.returncode == 2
+    assert "and not bright, dark" in other.stderr
+
+
 def test_evaluate_takes_the_newest_version(run, place, second):
     flags = ("--saved_model=out/digits", "--dataset=image_folder", "--data_dir=photos")
     result = run("evaluate", *flags, cwd=place)
@@ -194,7 +215,8 @@ def test_evaluate_takes_the_newest_version(run, place, second):
     [
         (
             ["--saved_model=out/digits/2", "--dataset=digits"],
-            "--dataset=digits has 10 classes, the model 2",
+            "the model must know all classes of digits: it has bright, dark, and not 0, 1, 2, 3, 4."
+            " --by_number takes the classes as equal in their order",
         ),
         (
             [

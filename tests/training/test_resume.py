@@ -159,8 +159,9 @@ def test_everything_is_on_the_disk_before_it_is_built_upon(tmp_path, monkeypatch
     assert done == [f"sync {tmp_path.name}"]
     done.clear()
     checkpoint.save([tf.Variable(1.0)], {})
-    partial = f".part-private_training.npz-{os.getpid()}"
-    assert done == [f"sync {partial}", "replace", "sync run"]
+    written, *rest = done
+    assert written.startswith("sync .part-")
+    assert rest == ["replace", "sync run"]
     done.clear()
     checkpoint.begin_step(7)
     assert done == ["write", "sync steps_begun"]
