@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dpvit import native
 from keras_dpvit.gradients import reductions
 from keras_dpvit.gradients.ghost_norm import (
     LinearRule,
@@ -29,10 +30,47 @@ from keras_dpvit.layers.convolution import TokenDepthwiseConv
 @register_rule(keras.layers.Conv1D)
 @register_rule(keras.layers.Conv2D)
 class ConvRule(LinearRule):
-    """A convolution is a Dense layer on patches: each place is a token, each window its input."""
+    """A convolution is a Dense layer on patches: each place is a token, each window its input.
+
+    A compiled kernel makes the windows of one record after the other; without it, or where the
+    gradients are not written out, they are made for all records at once.
+    """
 
     def supports(self, layer: Any) -> bool:
         return bool(layer.groups == 1 and layer.data_format == "channels_last")
+
+    def factors(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """As in `LinearRule`, or the image itself in place of its windows."""
+        if len(calls) > 1 or not self.trains(layer, self.variable_names[0]):
+            return super().factors(layer, calls)
+        images, gradients = self.images(layer, calls[0])
+        width = math.prod(layer.kernel_size) * images.shape[-1]
+        written_out = reductions.writes_out(gradients.shape[1], width, gradients.shape[2])
+        if not (written_out and native.takes(images, gradients)):
+            return super().factors(layer, calls)
+        return [images, gradients, *self._biases_apart(layer, calls)]
+
+    def images(self, layer: Any, call: LayerCall) -> list[Any]:
+        """Images `(records, height, width, channels)` and gradients `(records, places, out)`."""
+        images = _as_images(layer, full_precision(call.inputs))[0]
+        return [images, joined_tokens([call.gradient])]
+
+    def _biases_apart(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        """The gradients of a bias that the compiled kernel does not find."""
+        del layer, calls
+        return []
+
+    def measured(self, layer: Any, factors: list[Any]) -> Measured:
+        if not factors or factors[0].shape.rank != 4:
+            return super().measured(layer, factors)
+        images, gradients, *biases = factors
+        found = native.record_convolutions(images, gradients, _places_over(layer, images.shape))
+        norms, kept = [found.product_norms], [found.products]
+        if biases:
+            norms, kept = [*norms, reductions.squared_norms(biases[0])], [*kept, *biases]
+        elif self.trains(layer, "bias"):
+            norms, kept = [*norms, found.sum_norms], [*kept, found.sums]
+        return Measured(tf.add_n(norms), kept)
 
     def tokens(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
         """Windows `(records, places, taps * channels)` and gradients `(records, places, out)`."""
@@ -84,24 +122,15 @@ class DepthwiseConvRule(InstantiatedRule):
         return bool(layer.data_format == "channels_last")
 
     def per_example(self, layer: Any, call: LayerCall) -> list[Any]:
-        *taps, channels, multiplier = layer.kernel.shape
-        gradient = _places(full_precision(call.gradient))
-        windows = _windows(layer, full_precision(call.inputs))
-        places = windows.shape[1]
-        kernel = tf.einsum(
-            "btkc,btcm->bkcm",
-            tf.reshape(windows, (-1, places, windows.shape[2] // channels, channels)),
-            tf.reshape(gradient, (-1, places, channels, multiplier)),
-        )
-        gradients = [tf.reshape(kernel, (-1, *taps, channels, multiplier))]
+        gradients = [_depthwise(layer, layer.kernel.shape, call.inputs, call.gradient)]
         if layer.bias is not None:
-            gradients.append(tf.reduce_sum(gradient, axis=1))
+            gradients.append(bias_gradients([call.gradient]))
         return gradients
 
 
 @register_rule(keras.layers.Conv1DTranspose)
 @register_rule(keras.layers.Conv2DTranspose)
-class ConvTransposeRule(LinearRule):
+class ConvTransposeRule(ConvRule):
     """A transposed convolution is the transpose of a convolution from its output to its input.
 
     So the gradient in its kernel is that convolution's, with the output's gradient as input and
@@ -123,8 +152,15 @@ class ConvTransposeRule(LinearRule):
             joined_tokens([call.inputs for call in calls]),
         ]
 
+    def images(self, layer: Any, call: LayerCall) -> list[Any]:
+        images = _as_images(layer, full_precision(call.gradient))[0]
+        return [images, joined_tokens([call.inputs])]
+
     def bias_gradients(self, layer: Any, calls: list[LayerCall]) -> Any:
         return bias_gradients([call.gradient for call in calls])
+
+    def _biases_apart(self, layer: Any, calls: list[LayerCall]) -> list[Any]:
+        return [self.bias_gradients(layer, calls)] if self.trains(layer, "bias") else []
 
 
 @register_rule(keras.layers.SeparableConv1D)
@@ -149,8 +185,7 @@ class SeparableConvRule(GradientRule):
         if self.trains(layer, "pointwise_kernel"):
             found += [tf.concat(between, axis=1), tf.concat(gradients, axis=1)]
         if self.trains(layer, "depthwise_kernel"):
-            each = zip(calls, gradients, strict=True)
-            found.append(tf.add_n([self._depthwise(layer, call, g) for call, g in each]))
+            found.append(tf.add_n([self._before_product(layer, call) for call in calls]))
         if self.trains(layer, "bias"):
             found.append(bias_gradients([call.gradient for call in calls]))
         return found
@@ -166,17 +201,13 @@ class SeparableConvRule(GradientRule):
             layer.dilation_rate,
         )
 
-    def _depthwise(self, layer: Any, call: LayerCall, gradient: Any) -> Any:
-        *taps, channels, multiplier = layer.depthwise_kernel.shape
-        pointwise = tf.reshape(layer.pointwise_kernel, (channels * multiplier, -1))
+    def _before_product(self, layer: Any, call: LayerCall) -> Any:
+        """The gradient in the depthwise kernel, through the product of channels."""
+        gradient = full_precision(call.gradient)
+        shape = layer.depthwise_kernel.shape
+        pointwise = tf.reshape(layer.pointwise_kernel, (shape[-2] * shape[-1], -1))
         through = tf.matmul(gradient, tf.cast(pointwise, gradient.dtype), transpose_b=True)
-        windows = _windows(layer, full_precision(call.inputs))
-        kernel = tf.einsum(
-            "btkc,btcm->bkcm",
-            tf.reshape(windows, (-1, windows.shape[1], math.prod(taps), channels)),
-            tf.reshape(through, (-1, windows.shape[1], channels, multiplier)),
-        )
-        return tf.reshape(kernel, (-1, *taps, channels, multiplier))
+        return _depthwise(layer, shape, call.inputs, through)
 
     def measured(self, layer: Any, factors: list[Any]) -> Measured:
         norms, kept, rest = [], [], list(factors)
@@ -208,8 +239,76 @@ class TokenDepthwiseConvRule(InstantiatedRule):
         return [tf.stack([tf.reduce_sum(gradient * x, axis=1) for x in windows], axis=1)]
 
 
+def _depthwise(layer: Any, kernel_shape: Any, inputs: Any, gradient: Any) -> Any:
+    """Each record's gradient in a depthwise kernel, `(records, *kernel_shape)`.
+
+    TensorFlow's own gradient of a batch of one whose channels are the records' channels, one after
+    another: it keeps channels apart. It knows no dilation and no two strides; then the inputs are
+    moved under each element of the kernel.
+
+    Args:
+        layer: the layer, for kernel size, strides, dilation and padding.
+        kernel_shape: `(*sizes, channels, multiplier)`.
+        inputs: `(records, *places, channels)`.
+        gradient: of the depthwise output, `(records, *places, channels * multiplier)`.
+    """
+    images, sizes, strides, rates, padding = _as_images(layer, full_precision(inputs))
+    gradient = full_precision(gradient)
+    gradient = gradient[:, None] if layer.rank == 1 else gradient
+    channels, multiplier = kernel_shape[-2:]
+    if set(rates) == {1} and len(set(strides)) == 1:
+        records = tf.shape(images)[0]
+        found = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=_one_image(images),
+            filter_sizes=tf.stack([*sizes, records * channels, multiplier]),
+            out_backprop=_one_image(gradient),
+            strides=[1, *strides, 1],
+            padding=padding.upper(),
+        )
+        found = tf.reshape(found, (*sizes, -1, channels, multiplier))
+        return tf.reshape(tf.transpose(found, (2, 0, 1, 3, 4)), (-1, *kernel_shape))
+    windows = tf.image.extract_patches(
+        images, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding=padding.upper()
+    )
+    taps = tf.split(windows, math.prod(sizes), axis=-1)
+    gradient = tf.reshape(gradient, (-1, *gradient.shape[1:3], channels, multiplier))
+    found = [tf.reduce_sum(tap[..., None] * gradient, axis=(1, 2)) for tap in taps]
+    return tf.reshape(tf.stack(found, axis=1), (-1, *kernel_shape))
+
+
+def _one_image(images: Any) -> Any:
+    """All records' channels as those of one image, `(1, height, width, records * channels)`."""
+    height, width = images.shape[1:3]
+    return tf.reshape(tf.transpose(images, (1, 2, 0, 3)), (1, height, width, -1))
+
+
 def _windows(layer: Any, inputs: Any) -> Any:
     """The inputs that the kernel sees at each place, `(records, places, taps * channels)`."""
+    images, *lists, padding = _as_images(layer, inputs)
+    sizes, strides, rates = ([1, *each, 1] for each in lists)
+    return _places(tf.image.extract_patches(images, sizes, strides, rates, padding=padding.upper()))
+
+
+def _places_over(layer: Any, image_shape: Any) -> native.Places:
+    """The places of a layer's kernel over images from `_as_images`."""
+    strides, rates = list(layer.strides), list(layer.dilation_rate)
+    sizes, padding = list(layer.kernel_size), layer.padding
+    if layer.rank == 1:
+        sizes, strides, rates = [1, *sizes], [1, *strides], [1, *rates]
+    before, number = [], []
+    for side, size, stride, rate in zip(image_shape[1:3], sizes, strides, rates, strict=True):
+        reach = (size - 1) * rate + 1
+        if padding == "same":
+            number.append(-(-side // stride))
+            before.append(max((number[-1] - 1) * stride + reach - side, 0) // 2)
+        else:
+            number.append((side - reach) // stride + 1)
+            before.append(0)
+    return native.Places(*map(tuple, (sizes, strides, rates, before, number)))
+
+
+def _as_images(layer: Any, inputs: Any) -> tuple[Any, list[int], list[int], list[int], str]:
+    """Inputs `(records, height, width, channels)`; sizes, strides, dilation and padding."""
     lists = [list(each) for each in (layer.kernel_size, layer.strides, layer.dilation_rate)]
     padding = layer.padding
     if layer.rank == 1:  # a row of an image of height 1
@@ -218,8 +317,7 @@ def _windows(layer: Any, inputs: Any) -> Any:
             inputs, padding = tf.pad(inputs, [[0, 0], [past, 0], [0, 0]]), "valid"
         inputs = inputs[:, None]
         lists = [[1, *each] for each in lists]
-    sizes, strides, rates = ([1, *each, 1] for each in lists)
-    return _places(tf.image.extract_patches(inputs, sizes, strides, rates, padding=padding.upper()))
+    return inputs, *lists, padding
 
 
 def _places(tensor: Any) -> Any:

@@ -44,6 +44,48 @@ def record_products(inputs: Any, gradients: Any) -> RecordProducts:
     return RecordProducts(*kernels.keras_dpvit_record_products(inputs=inputs, gradients=gradients))
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The places of a convolution's kernel over an image, of height and width each.
+
+    Attributes:
+        sizes: of the kernel.
+        strides, rates: the kernel's steps, and those inside it.
+        before: zeros above and to the left of the image.
+        number: places.
+    """
+
+    sizes: tuple[int, int]
+    strides: tuple[int, int]
+    rates: tuple[int, int]
+    before: tuple[int, int]
+    number: tuple[int, int]
+
+
+def record_convolutions(images: Any, gradients: Any, places: Places) -> RecordProducts:
+    """The gradients of a convolution's kernel and of its bias.
+
+    As `record_products` of what the kernel sees, which is never written out for all records.
+
+    Args:
+        images: float32 `(records, height, width, channels)`.
+        gradients: float32 `(records, places, out)`, of the output.
+        places: where the kernel is laid.
+    """
+    kernels = library()
+    assert kernels is not None
+    found = kernels.keras_dpvit_record_convolutions(
+        images=images,
+        gradients=gradients,
+        sizes=list(places.sizes),
+        strides=list(places.strides),
+        rates=list(places.rates),
+        before=list(places.before),
+        places=list(places.number),
+    )
+    return RecordProducts(*found)
+
+
 def gram_norms(inputs: Any, gradients: Any) -> Any:
     """Upper bounds of the `product_norms`, from products of every two tokens; for few tokens.
 

@@ -1,5 +1,7 @@
 // The kernels as TensorFlow ops for the CPU.
 
+#include <vector>
+
 #include "normals.h"
 #include "sums.h"
 #include "tensorflow/core/framework/op.h"
@@ -119,7 +121,101 @@ class RecordProductsOp : public OpKernel {
 REGISTER_KERNEL_BUILDER(Name("KerasDpvitRecordProducts").Device(tensorflow::DEVICE_CPU),
                         RecordProductsOp);
 
-// Upper bounds of the `product_norms` of the op above alone.
+// Images (records, height, width, channels) and output gradients (records, places, out) of a
+// convolution -> as above, with a row of what the kernel sees at each place for each token.
+REGISTER_OP("KerasDpvitRecordConvolutions")
+    .Input("images: float")
+    .Input("gradients: float")
+    .Output("products: float")
+    .Output("sums: float")
+    .Output("product_norms: double")
+    .Output("sum_norms: double")
+    .Attr("sizes: list(int) >= 2")
+    .Attr("strides: list(int) >= 2")
+    .Attr("rates: list(int) >= 2")
+    .Attr("before: list(int) >= 2")
+    .Attr("places: list(int) >= 2")
+    .SetShapeFn([](InferenceContext* context) {
+      ShapeHandle images, gradients;
+      DimensionHandle records, width;
+      std::vector<int64_t> sizes;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(1), 3, &gradients));
+      TF_RETURN_IF_ERROR(
+          context->Merge(context->Dim(images, 0), context->Dim(gradients, 0), &records));
+      TF_RETURN_IF_ERROR(context->GetAttr("sizes", &sizes));
+      TF_RETURN_IF_ERROR(context->Multiply(context->Dim(images, 3), sizes[0] * sizes[1], &width));
+      const DimensionHandle out = context->Dim(gradients, 2);
+      context->set_output(0, context->MakeShape({records, width, out}));
+      context->set_output(1, context->Matrix(records, out));
+      context->set_output(2, context->Vector(records));
+      context->set_output(3, context->Vector(records));
+      return absl::OkStatus();
+    });
+
+class RecordConvolutionsOp : public OpKernel {
+ public:
+  explicit RecordConvolutionsOp(OpKernelConstruction* context) : OpKernel(context) {
+    Read(context, "sizes", places_.sizes);
+    Read(context, "strides", places_.strides);
+    Read(context, "rates", places_.rates);
+    Read(context, "before", places_.before);
+    Read(context, "places", places_.number);
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &x = context->input(0), &g = context->input(1);
+    OP_REQUIRES(context,
+                x.dims() == 4 && g.dims() == 3 && x.dim_size(0) == g.dim_size(0) &&
+                    g.dim_size(1) == places_.Tokens(),
+                InvalidArgument("images must be (records, height, width, channels) and gradients "
+                                "(records, places, width), got ",
+                                x.shape().DebugString(), " and ", g.shape().DebugString()));
+    Places places = places_;
+    places.sides[0] = x.dim_size(1);
+    places.sides[1] = x.dim_size(2);
+    places.channels = x.dim_size(3);
+    const int64_t records = x.dim_size(0), tokens = places.Tokens(), in = places.Width();
+    const int64_t out = g.dim_size(2), size = x.dim_size(1) * x.dim_size(2) * x.dim_size(3);
+    const float *images = x.flat<float>().data(), *gradients = g.flat<float>().data();
+    float *product, *sum;
+    double *product_norm, *sum_norm;
+    if (!Allocate(context, 0, TensorShape({records, in, out}), &product) ||
+        !Allocate(context, 1, TensorShape({records, out}), &sum) ||
+        !Allocate(context, 2, TensorShape({records}), &product_norm) ||
+        !Allocate(context, 3, TensorShape({records}), &sum_norm)) {
+      return;
+    }
+    const int64_t cycles = tokens * in * (out / kLanes + 1) + 1;
+    Divide(context, records, cycles, [=](int64_t begin, int64_t end) {
+      std::vector<float> rows(tokens * in);  // of one record: it stays in the caches
+      for (int64_t i = begin; i < end; ++i) {
+        WindowRows(images + i * size, places, rows.data());
+        const float* gradient = gradients + i * tokens * out;
+        product_norm[i] =
+            RecordProduct(rows.data(), gradient, tokens, in, out, product + i * in * out);
+        sum_norm[i] = RecordSum(gradient, tokens, out, sum + i * out);
+      }
+      FinishWrites();
+    });
+  }
+
+ private:
+  void Read(OpKernelConstruction* context, const char* name, int64_t* to) {
+    std::vector<int64_t> found;
+    OP_REQUIRES_OK(context, context->GetAttr(name, &found));
+    OP_REQUIRES(context, found.size() == 2, InvalidArgument(name, " must be 2 numbers"));
+    to[0] = found[0];
+    to[1] = found[1];
+  }
+
+  Places places_ = {};
+};
+
+REGISTER_KERNEL_BUILDER(Name("KerasDpvitRecordConvolutions").Device(tensorflow::DEVICE_CPU),
+                        RecordConvolutionsOp);
+
+// Upper bounds of the `product_norms` of `KerasDpvitRecordProducts` alone.
 REGISTER_OP("KerasDpvitGramNorms")
     .Input("inputs: float")
     .Input("gradients: float")

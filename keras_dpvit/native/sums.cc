@@ -137,6 +137,37 @@ double RecordProduct(const float* x, const float* g, int64_t tokens, int64_t wid
   return squares.Total();
 }
 
+void WindowRows(const float* image, const Places& places, float* rows) {
+  const int64_t channels = places.channels, width = places.sides[1];
+  const int64_t segment = places.sizes[1] * channels;
+  for (int64_t row = 0; row < places.number[0]; ++row) {
+    for (int64_t column = 0; column < places.number[1]; ++column) {
+      const int64_t x = column * places.strides[1] - places.before[1];
+      for (int64_t i = 0; i < places.sizes[0]; ++i, rows += segment) {
+        const int64_t y = row * places.strides[0] - places.before[0] + i * places.rates[0];
+        if (y < 0 || y >= places.sides[0]) {
+          std::fill(rows, rows + segment, 0.0f);
+          continue;
+        }
+        const float* line = image + y * width * channels;
+        if (places.rates[1] == 1 && x >= 0 && x + places.sizes[1] <= width) {
+          std::memcpy(rows, line + x * channels, segment * sizeof(float));
+          continue;
+        }
+        for (int64_t j = 0; j < places.sizes[1]; ++j) {
+          const int64_t at = x + j * places.rates[1];
+          float* to = rows + j * channels;
+          if (at < 0 || at >= width) {
+            std::fill(to, to + channels, 0.0f);
+          } else {
+            std::memcpy(to, line + at * channels, channels * sizeof(float));
+          }
+        }
+      }
+    }
+  }
+}
+
 double RecordSum(const float* g, int64_t tokens, int64_t width, float* sum) {
   std::fill(sum, sum + width, 0.0f);
   for (int64_t t = 0; t < tokens; ++t) {

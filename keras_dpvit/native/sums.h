@@ -15,6 +15,21 @@ namespace keras_dpvit {
 double RecordProduct(const float* x, const float* g, int64_t tokens, int64_t width_in,
                     int64_t width_out, float* product);
 
+// The places of a convolution's kernel over an image, of height and width each.
+struct Places {
+  int64_t sides[2], channels;   // of the image
+  int64_t sizes[2];             // of the kernel
+  int64_t strides[2], rates[2]; // rates: of dilation
+  int64_t before[2];            // zeros above and to the left
+  int64_t number[2];            // places
+
+  int64_t Tokens() const { return number[0] * number[1]; }
+  int64_t Width() const { return sizes[0] * sizes[1] * channels; }
+};
+
+// Writes what the kernel sees of an image: a row of `Width` numbers for each place.
+void WindowRows(const float* image, const Places& places, float* rows);
+
 // Writes the sum of the rows of g, one record's gradient in a bias, and returns its squared norm.
 double RecordSum(const float* g, int64_t tokens, int64_t width, float* sum);
 

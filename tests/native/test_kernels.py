@@ -107,3 +107,48 @@ def test_float64_and_half_precision_have_no_kernels():
     assert native.takes(single, single)
     assert not native.takes(single, double)
     assert not native.takes(tf.cast(single, tf.float16))
+
+
+@st.composite
+def convolutions(draw):
+    """Images, a kernel's sizes, strides and dilation, and a padding as TensorFlow names it."""
+    records, channels = draw(st.integers(0, 3)), draw(st.integers(1, 5))
+    sides = [draw(st.integers(1, 12)) for _ in range(2)]
+    sizes = [draw(st.integers(1, side)) for side in sides]
+    strides = [draw(st.integers(1, 3)) for _ in range(2)]
+    most = [(side - 1) // max(size - 1, 1) for side, size in zip(sides, sizes, strict=True)]
+    rates = [draw(st.integers(1, max(1, min(m, 3)))) for m in most]
+    padding = draw(st.sampled_from(["SAME", "VALID"]))
+    out = draw(st.sampled_from([1, 3, 16, 19]))
+    return records, (*sides, channels), sizes, strides, rates, padding, out
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(convolutions(), st.integers(0, 2**32 - 1))
+def test_convolutions_are_products_of_their_windows(convolution, seed):
+    """Against TensorFlow's own windows."""
+    records, shape, sizes, strides, rates, padding, out = convolution
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((records, *shape)).astype("float32")
+    lists = ([1, *each, 1] for each in (sizes, strides, rates))
+    windows = tf.image.extract_patches(images, *lists, padding)
+    number = windows.shape[1:3]
+    rows = tf.reshape(windows, (records, number[0] * number[1], -1))
+    gradients = rng.standard_normal((*rows.shape[:2], out)).astype("float32")
+    before = [0, 0]
+    if padding == "SAME":
+        reach = [(n - 1) * s + (k - 1) * r + 1 - side for n, s, k, r, side in
+                 zip(number, strides, sizes, rates, shape[:2], strict=True)]  # fmt: skip
+        before = [max(r, 0) // 2 for r in reach]
+    places = native.Places(*map(tuple, (sizes, strides, rates, before, number)))
+    found = native.record_convolutions(images, gradients, places)
+    expected = native.record_products(rows, gradients)
+    for name in ("products", "sums", "product_norms", "sum_norms"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_gradients_of_other_places_are_refused():
+    places = native.Places((2, 2), (1, 1), (1, 1), (0, 0), (2, 2))
+    for gradients in (tf.zeros((1, 5, 3)), tf.zeros((2, 4, 3)), tf.zeros((1, 4))):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+            native.record_convolutions(tf.zeros((1, 3, 3, 1)), gradients, places)
