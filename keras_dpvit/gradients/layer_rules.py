@@ -24,7 +24,7 @@ from keras_dpvit.gradients.kept_noise import draws_known_noise_alone, layers_wit
 from keras_dpvit.gradients.layer_calls import Calls, tensors_of, traced_calls
 from keras_dpvit.gradients.rules import CallingRule, GradientRule, LayerCall, rule_for
 from keras_dpvit.gradients.spectral import spectra_left
-from keras_dpvit.layers.inside import children_of, layers_inside
+from keras_dpvit.layers.inside import children_of, layers_inside, trained_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _collect(
     layer: Any, calls: Calls, rules: list[LayerRule], elsewhere: frozenset[int]
 ) -> list[Any]:
     """Adds the rules in and below a layer; returns the variables that wait for one around it."""
-    if any(rule.layer is layer for rule in rules) or not layer.trainable_variables:
+    if any(rule.layer is layer for rule in rules) or not trained_variables(layer):
         return []
     if isinstance(layer, keras.layers.BatchNormalization):
         raise InputError(
@@ -157,8 +157,8 @@ def _collect(
         rules.append(LayerRule(layer, rule, calls.shapes[id(layer)]))
         return []
     children = children_of(layer)
-    inside = {id(v) for child in children for v in child.trainable_variables}
-    waiting = [v for v in layer.trainable_variables if id(v) not in inside]
+    inside = {id(v) for child in children for v in trained_variables(child)}
+    waiting = [v for v in trained_variables(layer) if id(v) not in inside]
     for child in children:
         waiting += _collect(child, calls, rules, elsewhere)
     if not waiting or not calls.by_record[id(layer)] or not is_read_here:

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_dpvit.gradients import reductions
+from keras_dpvit.layers.inside import trained_variables
 
 
 @dataclasses.dataclass
@@ -209,4 +210,4 @@ def rule_for(layer: Any) -> GradientRule | None:
 
 def _knows_all_variables(rule: GradientRule, layer: Any) -> bool:
     known = {id(v) for v in rule.variables(layer)}
-    return all(id(v) in known for v in layer.trainable_variables)
+    return all(id(v) in known for v in trained_variables(layer))

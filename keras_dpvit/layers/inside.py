@@ -17,3 +17,12 @@ def layers_inside(layer: Any, include_self: bool = True) -> list[Any]:
 def children_of(layer: Any) -> list[Any]:
     """The layers directly in a layer."""
     return list(layer._layers)  # noqa: SLF001
+
+
+def trained_variables(layer: Any) -> list[Any]:
+    """The variables in a layer, at any depth, that train.
+
+    Also those below a frozen layer whose own layer was set to train after it, as adapters in a
+    frozen backbone are: the model trains them, `layer.trainable_variables` does not name them.
+    """
+    return [v for v in layer.variables if v.trainable]

@@ -129,3 +129,20 @@ def test_saved_reloaded_merged_and_served_are_one_model(trained, tmp_path):
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-4)
+
+
+def test_adapters_in_a_frozen_backbone_have_rules(check, normal):
+    """The backbone is frozen, one of its layers trains again: the model trains it, as in Keras."""
+    inputs = keras.Input((5, 6))
+    inner = layers.Dense(6, "tanh")
+    backbone = keras.Model(inputs, layers.Dense(6)(inner(layers.Dense(6)(inputs))))
+    outer = keras.Input((5, 6))
+    model = keras.Model(outer, layers.Dense(3)(backbone(outer)))
+    backbone.trainable = False
+    inner.trainable = True
+    inner.enable_lora(2)
+    inner.lora_kernel_b.assign(np.random.default_rng(3).normal(size=inner.lora_kernel_b.shape))
+    assert not backbone.trainable_variables
+    units = check(model, normal(3, 5, 6), 1e-4, randomize=False)
+    assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
+    assert sum(len(unit.variables) for unit in units) == 5
