@@ -5,11 +5,12 @@ PEERS := .venv-peers
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: try demo test proof lint data site docs peers clean help
+.PHONY: try demo web test proof lint data litert site docs peers clean help
 
 help:
 	@echo "make try    ask the model that ships here what is on a picture, and check its files"
 	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
+	@echo "make web    the model that ships here as a page, served to this machine"
 	@echo "make test   the test suite"
 	@echo "make proof  what takes minutes: trainings killed and resumed, a server under load"
 	@echo "make lint   ruff, mypy and the floors of the rooms"
@@ -26,7 +27,11 @@ demo: $(VENV)/.demo-installed
 	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 --batch_size=256 \
 		--members=2 --output_dir=savedmodels/demo
 
-test: $(VENV)/.test-installed data
+web: $(VENV)/.demo-installed
+	rm -rf site-web
+	$(PY) -m trainers.web --saved_model=savedmodels/fashion_mnist --output=site-web --serve=8000
+
+test: $(VENV)/.test-installed data litert
 	$(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m "not proof"
 
 proof: $(VENV)/.test-installed data
@@ -44,22 +49,27 @@ docs: $(VENV)/.demo-installed
 site: $(VENV)/.test-installed
 	$(PY) -m mkdocs build --strict
 
-# Debian packages that the tests read (Fashion-MNIST), open the report in (Chromium) and compile
-# kernels with (g++).
+# Debian packages that the tests read (Fashion-MNIST), open pages in (Chromium), get what runs there
+# with (npm) and compile kernels with (g++).
 data:
 	@missing=; \
 	test -d $(FASHION_MNIST) || missing="dataset-fashion-mnist"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	test -z "$$missing" || { \
 		echo "Installing for the tests:" $$missing; \
 		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
 		$$sudo apt-get update -q && \
 		$$sudo apt-get install -q -y --no-install-recommends $$missing; \
 	} || { \
-		echo "Could not. Install g++, chromium, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
+		echo "Could not. Install g++, chromium, npm, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
 		exit 1; \
 	}
+
+# LiteRT.js, which runs a model in a browser; npm gets it once into the user's cache.
+litert: $(VENV)/.test-installed data
+	@$(PY) -c "from keras_dpvit.export import web_page; web_page.fetch_runtime()"
 
 peers: $(PEERS)/.installed
 

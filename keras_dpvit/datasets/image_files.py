@@ -149,18 +149,28 @@ def read_image(
     Raises:
         InputError: if it is not one whole picture of at most `MAX_PIXELS`.
     """
-    import PIL.Image
-
     if image_shape is not None:
         channels = image_shape[2]
     with _named(path), _opened(path) as opened:
         image = _on_ground(_eight_bits(_upright(opened), reading), reading)
         depth = channels or (1 if _is_gray(image) else 3)
-        image = image.convert("L" if depth == 1 else "RGB")
-        if image_shape is not None and image.size != (image_shape[1], image_shape[0]):
-            size = (image_shape[1], image_shape[0])
+        return fitted(image, image_shape or (image.height, image.width, depth), resize)
+
+
+def fitted(image: Any, image_shape: Shape, resize: str = "bilinear") -> np.ndarray:
+    """A Pillow image of 8 bits as uint8 `(height, width, channels)`, converted and resized.
+
+    First across, then down: Pillow takes the passes in either order, by its version and the sides,
+    and the order moves some pixels by one. Served models and browsers take them in this one.
+    """
+    import PIL.Image
+
+    height, width, channels = image_shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    for size in ((width, image.height), (width, height)):
+        if image.size != size:
             image = image.resize(size, PIL.Image.Resampling[resize.upper()])
-        return np.asarray(image).reshape(image.height, image.width, depth)
+    return np.asarray(image).reshape(height, width, channels)
 
 
 def read_shape(path: pathlib.Path, channels: int | None = None) -> Shape:

@@ -213,19 +213,11 @@ def _rate(cv2: Any, stream: Any) -> float | None:
 
 
 def _frame(cv2: Any, number: int, taken: Any, image_shape: Any, with_picture: bool) -> Frame:
-    pixels = _fitted(cv2.cvtColor(taken, cv2.COLOR_BGR2RGB), image_shape)
-    return Frame(str(number), pixels, taken if with_picture else None)
-
-
-def _fitted(rgb: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """A frame as `datasets.load_image_folder` would make it."""
     import PIL.Image
 
-    height, width, channels = image_shape
-    image = PIL.Image.fromarray(rgb).convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(height, width, channels)
+    rgb = PIL.Image.fromarray(cv2.cvtColor(taken, cv2.COLOR_BGR2RGB))
+    pixels = image_files.fitted(rgb, image_shape)
+    return Frame(str(number), pixels, taken if with_picture else None)
 
 
 def open_source(source: str, reading: image_files.Reading | None = None) -> Source:

@@ -27,6 +27,7 @@ class TFLiteRunner:
     Attributes:
         image_shape: (height, width, channels).
         input_dtype: "float32", or "uint8" for int8 files.
+        output_dtypes: of each output by its name.
         labels: class names in the order of the classes; None if the file has none.
         provenance: what the exporter wrote about the file, empty if nothing.
 
@@ -56,6 +57,7 @@ class TFLiteRunner:
             )
         self._dtype = inputs["images"]["dtype"]
         self.input_dtype = np.dtype(self._dtype).name
+        self.output_dtypes = {name: np.dtype(out["dtype"]).name for name, out in outputs.items()}
         self.image_shape: Any = tuple(int(side) for side in inputs["images"]["shape"][1:])
         self.labels = attached.labels
         self.provenance = attached.provenance

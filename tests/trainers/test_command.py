@@ -44,7 +44,7 @@ def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
     names = "attack attention audit check describe edge encrypt evaluate export plan predict report"
-    assert trainers.main.programs() == [*names.split(), "reproduce", "train", "verify"]
+    assert trainers.main.programs() == [*names.split(), "reproduce", "train", "verify", "web"]
     for module in (audit, plan, train):
         name = module.__name__.removeprefix("trainers.")
         assert f"  {name:9}  {module.__doc__.splitlines()[0]}\n" in out

@@ -39,6 +39,7 @@ FLAGS = {
         "saved_model",
         "tflite",
     ],
+    "web": ["litert", "output", "saved_model", "serve", "title"],
     "check": ["bit_depth", "classes", "data_dir", "json", "transparency"],
     "predict": [
         "bit_depth",
