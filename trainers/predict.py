@@ -10,6 +10,7 @@ Examples:
 """
 
 import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ flags.DEFINE_string(
     "url",
     None,
     "A model of TF Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with or "
-    "without /versions/N behind it.",
+    "without /versions/N behind it; a gateway's prefix may stand before /v1.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -37,6 +38,15 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string("image", [], "A picture file, or a folder of them.", flag_values=FLAGS)
 _flags.define_reading_flags(FLAGS)
 flags.DEFINE_integer("top", 3, "How many classes are printed for each picture.", flag_values=FLAGS)
+flags.DEFINE_multi_string(
+    "header", [], "NAME:VALUE, sent with each request to an http:// url.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "token_file",
+    None,
+    "File with a token, sent as Authorization: Bearer; a flag would show it to other users.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float(
     "timeout", 30.0, "Seconds that a server has for each request.", flag_values=FLAGS
 )
@@ -78,7 +88,26 @@ def _client() -> Any:
 
     if FLAGS.url.startswith("grpc"):
         _quiet.start_tensorflow()
-    return serving_client.client_for(FLAGS.url, FLAGS.timeout)
+    return serving_client.client_for(FLAGS.url, FLAGS.timeout, _headers())
+
+
+def _headers() -> dict[str, str]:
+    """The headers of --header and --token_file; their values are never shown."""
+    found = {}
+    for given in FLAGS.header:
+        name, colon, value = given.partition(":")
+        if not colon or not name.strip():
+            raise InputError("header must be NAME:VALUE.")
+        found[name.strip()] = value.strip()
+    if FLAGS.token_file is not None:
+        try:
+            token = pathlib.Path(FLAGS.token_file).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"token_file must be a text file, {FLAGS.token_file!r} cannot be read."
+            ) from error
+        found["Authorization"] = f"Bearer {token}"
+    return found
 
 
 def _predictions(client: Any, names: list[str], files: list[bytes]) -> list[dict[str, Any]]:

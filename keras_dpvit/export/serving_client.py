@@ -8,15 +8,16 @@ import http.client
 import json
 import math
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+import requests
 
 from keras_dpvit.errors import InputError
 
 _REST = re.compile(
-    r"(https?://[^/\s]+/v1/models/[^/:\s]+(?:/versions/\d+|/labels/[^/:\s]+)?)(?::predict)?/?"
+    r"(https?://[^/\s]+(?:/[^\s:]+)?/v1/models/[^/:\s]+(?:/versions/\d+|/labels/[^/:\s]+)?)"
+    r"(?::predict)?/?"
 )
 _GRPC = re.compile(r"grpc://([^/\s]+:\d+)/([^/:\s]+)(?:/versions/(\d+))?/?")
 
@@ -39,26 +40,29 @@ class Client(Protocol):
         ...
 
 
-def client_for(url: str, timeout: float) -> Client:
+def client_for(url: str, timeout: float, headers: Mapping[str, str] | None = None) -> Client:
     """The client of a URL.
 
     Args:
-        url: `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`, either with
-            `/versions/N` behind it.
+        url: `http://HOST:8501/v1/models/NAME`, with a prefix before `/v1` where a gateway has one,
+            or `grpc://HOST:8500/NAME`, either with `/versions/N` behind it.
         timeout: float, seconds for each request.
+        headers: for each request over HTTP, as a gateway's token.
 
     Raises:
-        InputError: on another URL, or one for gRPC without tensorflow-serving-api.
+        InputError: on another URL, one for gRPC without tensorflow-serving-api, or headers for it.
     """
     found = _REST.fullmatch(url)
     if found:
-        return RestClient(found[1], timeout)
+        return RestClient(found[1], timeout, headers)
     found = _GRPC.fullmatch(url)
+    if found and headers:
+        raise InputError("header and token_file are for http:// urls: grpc:// takes none.")
     if found:
         return GrpcClient(found[1], found[2], found[3], timeout)
     raise InputError(
         "url must be http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with or without "
-        f"/versions/N, got {url!r}."
+        f"/versions/N, and a prefix before /v1 where a gateway has one, got {url!r}."
     )
 
 
@@ -68,11 +72,13 @@ class RestClient:
     Args:
         url: of the model, without `:predict`.
         timeout: float, seconds.
+        headers: of each request.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, headers: Mapping[str, str] | None = None) -> None:
         self._url = url
         self._timeout = timeout
+        self._headers = dict(headers or {})
 
     def answers(self, files: Sequence[bytes]) -> Answers:
         """See `Client`."""
@@ -89,27 +95,31 @@ class RestClient:
         return _names(names, number)
 
     def _post(self, signature_name: str, inputs: dict[str, Any]) -> Any:
-        body = json.dumps({"signature_name": signature_name, "inputs": inputs}).encode()
-        request = urllib.request.Request(
-            f"{self._url}:predict", body, {"Content-Type": "application/json"}
-        )
+        body: Any = {"signature_name": signature_name, "inputs": inputs}
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                content = json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            raise InputError(
-                f"{self._url} answered {error.code}: {_reason(error.read())}."
-            ) from error
-        except TimeoutError as error:
-            raise InputError(_too_late(self._url, self._timeout)) from error
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
-                raise InputError(_too_late(self._url, self._timeout)) from error
-            raise InputError(f"{self._url} cannot be reached: {error.reason}.") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise InputError(f"{self._url} broke off: {error!r}.") from error
-        except ValueError as error:
+            response = requests.post(
+                f"{self._url}:predict", json=body, headers=self._headers, timeout=self._timeout
+            )
+            if not response.ok:
+                raise InputError(
+                    f"{self._url} answered {response.status_code}: {_reason(response.content)}."
+                )
+            content = response.json()
+        except requests.exceptions.JSONDecodeError as error:
             raise InputError(f"{self._url} answered no JSON: is it TF Serving?") from error
+        except requests.exceptions.Timeout as error:
+            raise InputError(_too_late(self._url, self._timeout)) from error
+        except requests.exceptions.ProxyError as error:
+            raise InputError(
+                f"{self._url} cannot be reached through the proxy {_proxy(self._url)}, which the "
+                "environment names: unset it, or add the host to no_proxy."
+            ) from error
+        except requests.exceptions.ConnectionError as error:
+            if isinstance(_cause(error), (ConnectionResetError, http.client.HTTPException)):
+                raise InputError(f"{self._url} broke off: {_cause(error)}.") from error
+            raise InputError(f"{self._url} cannot be reached: {_cause(error)}.") from error
+        except requests.exceptions.RequestException as error:
+            raise InputError(f"{self._url} broke off: {_one_line(error)}.") from error
         if not isinstance(content, dict) or "outputs" not in content:
             raise InputError(f"{self._url} answered without outputs: is it TF Serving?")
         return content["outputs"]
@@ -182,6 +192,23 @@ class GrpcClient:
         }
 
 
+def _proxy(url: str) -> str:
+    """The proxy that the environment names for a URL, without a password."""
+    named = requests.utils.get_environ_proxies(url)
+    found = named.get(url.partition(":")[0], named.get("all", ""))
+    return found.rpartition("@")[2] or found
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error at the bottom, which has the system's words."""
+    while True:
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        inner = inner or next((a for a in error.args if isinstance(a, BaseException)), None)
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
 def _checked(outputs: Any, number: int, url: str) -> Answers:
     """The outputs, if they are what an export of this package answers."""
     fits = isinstance(outputs, dict) and {"probabilities", "class_id", "label"} <= set(outputs)
@@ -191,6 +218,11 @@ def _checked(outputs: Any, number: int, url: str) -> Answers:
         for row in outputs["probabilities"]
     )
     if not fits:
+        if "NaN" in json.dumps(outputs):
+            raise InputError(
+                f"{url} answered probabilities that are no numbers (NaN): the model has weights or "
+                "pictures that are not finite."
+            )
         raise InputError(
             f"{url} answered something else than {number} rows of probabilities: it serves no "
             "export of keras_dpvit."

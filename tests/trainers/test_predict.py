@@ -234,6 +234,7 @@ def fake():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             answer["delay"].wait(answer["wait"])
+            answer["asked"] = self.path, dict(self.headers)
             self.send_response(answer["status"])
             self.send_header("Content-Length", str(len(answer["body"])))
             self.end_headers()
@@ -262,7 +263,7 @@ ROW = {"probabilities": [[0.5, 0.5]], "class_id": [0], "label": ["a"]}
         (200, b'{"outputs": {"other": [1]}}', "serves no export of keras_dpvit"),
         (200, {**ROW, "label": ["a", "b"]}, "something else than 1 rows"),
         (200, {**ROW, "probabilities": [["a"]]}, "something else than 1 rows"),
-        (200, {**ROW, "probabilities": [[float("nan")]]}, "something else than 1 rows"),
+        (200, {**ROW, "probabilities": [[float("nan")]]}, "no numbers (NaN)"),
         (500, b'{"error": "two\\nlines"}', "answered 500: two lines."),
         (503, b"", "answered 503: without a reason."),
         (502, b"<html>" + b"x" * 9999, "answered 502: <html>xxx"),
@@ -284,6 +285,53 @@ def test_answers_of_another_server_are_one_line(fake, status, body, message):
 def test_answers_of_the_right_form_are_taken(fake):
     fake["body"] = json.dumps({"outputs": ROW}).encode()
     assert serving_client.client_for(fake["url"], 5).answers([b"x"]) == ROW
+
+
+def test_a_gateways_prefix_and_headers(fake):
+    fake["body"] = json.dumps({"outputs": ROW}).encode()
+    url = fake["url"].replace("/v1/", "/team/vision/v1/")
+    client = serving_client.client_for(url, 5, {"X-Team": "vision"})
+    assert client.answers([b"x"]) == ROW
+    path, headers = fake["asked"]
+    assert path == "/team/vision/v1/models/m:predict"
+    assert headers["X-Team"] == "vision"
+    with pytest.raises(InputError, match="grpc:// takes none"):
+        serving_client.client_for("grpc://127.0.0.1:8500/m", 5, {"X-Team": "vision"})
+
+
+def test_a_token_comes_from_a_file_and_is_in_no_message(run, fake, pictures, tmp_path):
+    (tmp_path / "token").write_text("s3cret\n")
+    flags = (f"--url={fake['url']}", f"--image={pictures}/00.png", "--token_file=token")
+    fake["body"] = json.dumps({"outputs": ROW}).encode()
+    assert run("predict", *flags, cwd=tmp_path).returncode == 0
+    assert fake["asked"][1]["Authorization"] == "Bearer s3cret"
+    fake.update(status=403, body=b'{"error": "not allowed"}')
+    refused = run("predict", *flags, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "answered 403: not allowed" in refused.stderr
+    assert "s3cret" not in refused.stderr + refused.stdout
+    wrong = run("predict", *flags[:2], "--header=no colon", cwd=tmp_path)
+    assert "header must be NAME:VALUE" in wrong.stderr
+
+
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://user:s3cret@127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "")
+    client = serving_client.client_for("http://models.example:8501/v1/models/m", 5)
+    with pytest.raises(InputError, match=f"through the proxy 127.0.0.1:{port}") as caught:
+        client.answers([b"x"])
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_host_that_is_not_there_is_told_in_the_systems_words():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    client = serving_client.client_for(f"http://127.0.0.1:{port}/v1/models/m", 5)
+    with pytest.raises(InputError, match=r"cannot be reached: .*refused") as caught:
+        client.answers([b"x"])
+    assert "HTTPConnectionPool" not in str(caught.value)
 
 
 def test_a_slow_server_is_given_up(fake):
