@@ -49,6 +49,13 @@ flags.DEFINE_enum(
     "Of the TFLite file: half-precision weights, 8-bit weights, or all in 8 bits.",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "outputs",
+    "all",
+    ["all", "probabilities"],
+    "Of the TFLite file: all, or probabilities alone, as classifier APIs want it.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "calibration",
     None,
@@ -162,7 +169,12 @@ def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]
         quantize = None if FLAGS.quantize == "none" else FLAGS.quantize
         with _quiet.quiet_stderr():
             export.tflite(
-                model, FLAGS.tflite, quantize=quantize, calibration=calibration, **options
+                model,
+                FLAGS.tflite,
+                quantize=quantize,
+                calibration=calibration,
+                outputs=FLAGS.outputs,
+                **options,
             )
         written.append(("TFLite", pathlib.Path(FLAGS.tflite)))
     return written

@@ -40,7 +40,10 @@ _FLOAT_TYPES = ("FLOAT32", "FLOAT16")
 
 
 def flatbuffer_of(
-    served: ServedModel, quantize: str | None = None, calibration: np.ndarray | None = None
+    served: ServedModel,
+    quantize: str | None = None,
+    calibration: np.ndarray | None = None,
+    outputs: str = "all",
 ) -> bytes:
     """Converts a served model for batches of one image.
 
@@ -48,10 +51,11 @@ def flatbuffer_of(
         served: the model.
         quantize: None or one of `QUANTIZATIONS`.
         calibration: for "int8", images `(n, height, width, channels)`, pixels 0..255.
+        outputs: "all" or "probabilities".
     """
     module = tf.Module()
     module.model_variables = served.model_variables
-    module.serving_default = served.numeric_function(batch_size=1)
+    module.serving_default = served.numeric_function(batch_size=1, outputs=outputs)
     with tempfile.TemporaryDirectory() as directory:
         tf.saved_model.save(module, directory, signatures={_SIGNATURE: module.serving_default})
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=[_SIGNATURE])

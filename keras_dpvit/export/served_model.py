@@ -63,23 +63,26 @@ class ServedModel(tf.Module):
         """
         return self._function(batch_size, with_label=True)
 
-    def numeric_function(self, batch_size: int | None) -> Any:
+    def numeric_function(self, batch_size: int | None, outputs: str = "all") -> Any:
         """The same without the label, for runtimes that have no strings; "class_id" is int32.
 
-        Browsers' runtimes have no numbers of 64 bits.
+        Browsers' runtimes have no numbers of 64 bits. With "probabilities" as `outputs` there is
+        nothing else, as classifier APIs want it.
         """
-        return self._function(batch_size, with_label=False)
+        return self._function(batch_size, with_label=False, alone=outputs == "probabilities")
 
-    def _function(self, batch_size: int | None, with_label: bool) -> Any:
+    def _function(self, batch_size: int | None, with_label: bool, alone: bool = False) -> Any:
         signature = tf.TensorSpec((batch_size, *self.image_shape), tf.float32, name="images")
-        return tf.function(self._outputs(with_label), input_signature=[signature])
+        return tf.function(self._outputs(with_label, alone), input_signature=[signature])
 
-    def _outputs(self, with_label: bool) -> Callable[[Any], dict[str, Any]]:
+    def _outputs(self, with_label: bool, alone: bool) -> Callable[[Any], dict[str, Any]]:
         def predict(images: Any) -> dict[str, Any]:
             with self._noise.applied():
                 outputs = self._call(images, training=False)
             if not self.is_fused:
                 outputs = {"probabilities": tf.nn.softmax(tf.cast(outputs, tf.float32))}
+            if alone:
+                return {"probabilities": outputs["probabilities"]}
             kind = tf.int64 if with_label else tf.int32
             class_id = tf.argmax(outputs["probabilities"], axis=-1, output_type=kind)
             outputs = {**outputs, "class_id": class_id}

@@ -18,6 +18,8 @@ from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.export.tflite_metadata import Description, with_metadata
 from keras_dpvit.privacy import statement
 
+OUTPUTS = ("all", "probabilities")
+
 
 def tflite(
     model: Any,
@@ -28,6 +30,7 @@ def tflite(
     class_names: Sequence[str] | None = None,
     noise_at_inference: bool | None = None,
     card: dict[str, Any] | None = None,
+    outputs: str = "all",
 ) -> None:
     """Writes a TFLite file for one image at a time.
 
@@ -62,16 +65,18 @@ def tflite(
             leaves it to the model, which by default is silent outside training. "int8" keeps
             noise of attention alone.
         card: the privacy card; None makes one if the model has a privacy ledger.
+        outputs: "all", or "probabilities" for classifier APIs, which want one output.
 
     Raises:
         InputError: on arguments that do not fit the model or each other, or if the place cannot be
             written.
     """
+    _validate.one_of(OUTPUTS, outputs=outputs)
     served = ServedModel(model, class_names, noise_at_inference)
     warn_if_unprotected(model)
     if card is None and hasattr(model, "privacy_ledger"):
         card = privacy_card(model)
-    flatbuffer = convert(served, quantize, calibration)
+    flatbuffer = convert(served, quantize, calibration, outputs)
     flatbuffer = with_metadata(flatbuffer, _description(served, card))
     files = _attachments(model, served, quantize, card, flatbuffer)
     labels = [str(name) for name in served.class_names]
@@ -98,7 +103,12 @@ def _attachments(
     return files
 
 
-def convert(served: ServedModel, quantize: str | None = None, calibration: Any = None) -> bytes:
+def convert(
+    served: ServedModel,
+    quantize: str | None = None,
+    calibration: Any = None,
+    outputs: str = "all",
+) -> bytes:
     """The bare flatbuffer of a served model, without metadata; see `tflite`.
 
     Raises:
@@ -115,10 +125,10 @@ def convert(served: ServedModel, quantize: str | None = None, calibration: Any =
                 'measured would spoil the file. Take quantize="dynamic", or '
                 "noise_at_inference=False."
             )
-        return flatbuffer_of(served, quantize, images)
+        return flatbuffer_of(served, quantize, images, outputs)
     if calibration is not None:
         raise InputError(f'calibration is for quantize="int8" alone, got {quantize!r}.')
-    return flatbuffer_of(served, quantize)
+    return flatbuffer_of(served, quantize, outputs=outputs)
 
 
 def _checked_calibration(calibration: Any, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -58,7 +58,7 @@ def write_page(
         if not (source / name).is_file():
             raise InputError(f"saved_model must hold {name}: {source} has none.")
     runner = TFLiteRunner(source / TFLITE_NAME)
-    if runner.output_dtypes["class_id"] == "int64":
+    if runner.output_dtypes.get("class_id") == "int64":
         raise InputError(
             f"{source / TFLITE_NAME} was written by an earlier version, with numbers of 64 bits "
             "that browsers' runtimes lack: write it anew with trainers.export."

@@ -95,3 +95,21 @@ def test_keras_weights_are_not_changed_by_exporting(trained_members, tmp_path):
         np.testing.assert_array_equal(weight, old)
     assert keras.backend.backend() == "tensorflow"
     assert tf.saved_model.contains_saved_model(str(tmp_path / "1"))
+
+
+@pytest.mark.parametrize("quantize", [None, "dynamic"])
+def test_probabilities_alone(trained_fusion, digit_images, tmp_path, quantize):
+    """One output, as classifier APIs want it; the runner finds the class itself."""
+    images = digit_images.x_test[:50]
+    found = {}
+    for outputs in ("all", "probabilities"):
+        path = tmp_path / f"{outputs}.tflite"
+        kd.export.tflite(trained_fusion, path, quantize=quantize, outputs=outputs)
+        runner = TFLiteRunner(path)
+        found[outputs] = runner.predict(images)
+        assert outputs == "all" or runner.output_dtypes == {"probabilities": "float32"}
+    assert set(found["probabilities"]) == {"probabilities", "class_id"}
+    for name in ("probabilities", "class_id"):
+        np.testing.assert_array_equal(found["probabilities"][name], found["all"][name])
+    with pytest.raises(InputError, match="outputs must be one of"):
+        kd.export.tflite(trained_fusion, tmp_path / "x.tflite", outputs="labels")

@@ -34,6 +34,7 @@ FLAGS = {
         "class_names",
         "model",
         "noise_at_inference",
+        "outputs",
         "quantize",
         "run",
         "saved_model",
