@@ -573,9 +573,9 @@ _LAYERS = [
             "test_conv1d",
         ),
         (
-            "gradients.append(tf.reduce_sum(gradient, axis=1))",
-            "gradients.append(tf.reduce_mean(gradient, axis=1))",
-            "test_depthwise_conv1d",
+            "found = [tf.reduce_sum(tap[..., None] * gradient, axis=(1, 2)) for tap in taps]",
+            "found = [tf.reduce_mean(tap[..., None] * gradient, axis=(1, 2)) for tap in taps]",
+            "test_depthwise_conv2d",
         ),
         (
             "for x in windows], axis=1)",
@@ -709,7 +709,7 @@ _MODEL = [
             "test_a_subclass_with_its_own_call_is_not_served_by_its_bases_rule",
         ),
         (
-            "return all(id(v) in known for v in layer.trainable_variables)",
+            "return all(id(v) in known for v in trained_variables(layer))",
             "return True",
             "test_a_subclass_with_another_variable_is_not_served_by_its_bases_rule",
         ),
@@ -765,6 +765,26 @@ _MODEL = [
             "norms += [reductions.squared_norms(tensor) for tensor in rest]",
             "norms += [reductions.squared_norms(tensor) for tensor in rest[1:]]",
             "test_separable_conv2d",
+        ),
+        (
+            "number.append(-(-side // stride))",
+            "number.append(side // stride)",
+            "test_odd_sides_at_every_stride",
+        ),
+        (
+            "before.append(max((number[-1] - 1) * stride + reach - side, 0) // 2)",
+            "before.append(0)",
+            "gradients/test_rules.py::test_conv2d",
+        ),
+        (
+            "norms, kept = [*norms, found.sum_norms], [*kept, found.sums]",
+            "kept = [*kept, found.sums]",
+            "gradients/test_rules.py::test_conv2d",
+        ),
+        (
+            "found = tf.reshape(found, (*sizes, -1, channels, multiplier))",
+            "found = tf.reshape(found[..., ::-1, :], (*sizes, -1, channels, multiplier))",
+            "gradients/test_rules.py::test_depthwise_conv2d",
         ),
         (
             "_windows(layer, full_precision(call.gradient))",

@@ -1,9 +1,13 @@
 """Transposed and separable convolutions, over drawn shapes, whole and with variables frozen."""
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from keras_dpvit.gradients.layer_rules import layer_rules
 
 PADDINGS = ("same", "valid")
 precisions = pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float64", 1e-10)])
@@ -76,3 +80,27 @@ def test_separable_conv2d(check_layer, dtype, rtol, sides, channels, steps, opti
 def test_separable_conv1d(check_layer, padding):
     layer = keras.layers.SeparableConv1D(4, 3, depth_multiplier=2, strides=2, padding=padding)
     check_layer(layer, (7, 3), "float32", 1e-4)
+
+
+def test_xla_gives_the_same(at_once, functional, normal):
+    layers = keras.layers
+    model = functional(
+        (9, 9, 2),
+        layers.Conv2D(4, 3, activation="relu"),
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        layers.SeparableConv2D(3, 2),
+        layers.Conv2DTranspose(2, 3, strides=2),
+    )
+    units, x = layer_rules(model), normal(4, 9, 9, 2)
+    weights = tf.ones((4, len(units)))
+    plain, compiled = (at_once(model, units, x, weights, jit) for jit in (False, True))
+    np.testing.assert_allclose(compiled[0], plain[0], rtol=1e-4)
+    for ours, theirs in zip(compiled[1], plain[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@paddings
+@pytest.mark.parametrize("strides", [1, 2, 3])
+def test_odd_sides_at_every_stride(check_layer, strides, padding):
+    layer = keras.layers.Conv2D(4, 3, strides=strides, padding=padding, activation="tanh")
+    check_layer(layer, (11, 13, 2), "float32", 1e-4)
