@@ -40,6 +40,21 @@ def recurrent_model(kind, **options):
     return lambda: sequential((5, 3), kind(4, **options), layers.Dense(3))
 
 
+@keras.saving.register_keras_serializable(package="as_written")
+class Block(layers.Layer):
+    """A variable of its own, and dropout inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.4)
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=shape[-1:], initializer="ones", name="gain")
+
+    def call(self, x, training=False):
+        return self.drop(self.gain * x, training=training)
+
+
 CASES = {
     "several inputs and outputs": (
         two_of_each,
@@ -86,6 +101,34 @@ CASES = {
     ),
     "counts": (
         lambda: sequential((6,), layers.Dense(1, "exponential")), "poisson", NUMBERS, CLASSES * 7,
+    ),
+    "gates with masks of their own": (
+        recurrent_model(layers.LSTM, dropout=0.3, recurrent_dropout=0.3), SPARSE, STEPS, CLASSES,
+    ),
+    "dropout in a layer of one's own": (
+        lambda: sequential((6,), Block(), layers.Dense(3)), SPARSE, NUMBERS, CLASSES,
+    ),
+    "spectral": (
+        lambda: sequential(
+            (6,), layers.SpectralNormalization(layers.Dense(5, "tanh")), layers.Dense(3)
+        ),
+        SPARSE,
+        NUMBERS,
+        CLASSES,
+    ),
+    "convolutions": (
+        lambda: sequential(
+            (6, 6, 1),
+            layers.Conv2D(4, 3, padding="same", activation="relu"),
+            layers.SeparableConv2D(3, 2),
+            layers.Conv2DTranspose(2, 2, strides=2),
+            layers.DepthwiseConv2D(3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ),
+        SPARSE,
+        rng.normal(size=(RECORDS, 6, 6, 1)).astype("float32"),
+        CLASSES,
     ),
     "penalised": (
         lambda: sequential((6,), layers.Dense(3, kernel_regularizer="l2")),
