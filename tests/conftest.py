@@ -303,14 +303,14 @@ class Page:
         return answer["result"].get("value")
 
     def screenshot(self):
-        """What is seen, as an array of pixels."""
+        """The tab as an array of pixels."""
         answer = self.call("Page.captureScreenshot")
         return np.asarray(
             PIL.Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
         )
 
     def events(self, *methods):
-        """What the browser has told of these kinds."""
+        """The browser's events of these kinds."""
         return [event for event in self._browser.events if event.get("method") in methods]
 
 

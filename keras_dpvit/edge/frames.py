@@ -114,7 +114,23 @@ def _blue_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgb[..., ::-1])
 
 
-class VideoSource(Source):
+class _StreamSource(Source):
+    """A source that OpenCV reads frame by frame."""
+
+    _stream: Any
+
+    def _first_picture(self, source: str, wanted: str) -> Any:
+        read, taken = self._stream.read()
+        if not read:
+            self.close()
+            raise InputError(
+                f"source must be a folder of pictures or {wanted}, got "
+                f"{image_files.shown(source)!r}."
+            )
+        return taken
+
+
+class VideoSource(_StreamSource):
     """A video file, by OpenCV, turned as it says itself."""
 
     kind = "video"
@@ -122,13 +138,7 @@ class VideoSource(Source):
     def __init__(self, source: str) -> None:
         self._cv2, self._name = import_cv2(), source
         self._stream = _opened(self._cv2, source)
-        read, self._first = self._stream.read()
-        if not read:
-            self.close()
-            raise InputError(
-                "source must be a folder of pictures or a video that OpenCV can read, got "
-                f"{image_files.shown(source)!r}."
-            )
+        self._first = self._first_picture(source, "a video that OpenCV can read")
         self.rate = _rate(self._cv2, self._stream)
         count = self._stream.get(self._cv2.CAP_PROP_FRAME_COUNT)
         self._count = int(count) if 0 < count < 2**31 else 0  # 0 where the file does not say
@@ -151,7 +161,7 @@ class VideoSource(Source):
         self._stream.release()
 
 
-class CameraSource(Source):
+class CameraSource(_StreamSource):
     """A camera by its number or address, opened again where it gives no more pictures."""
 
     kind = "camera"
@@ -161,13 +171,8 @@ class CameraSource(Source):
         self._closed = threading.Event()
         self._address: Any = int(source) if source.isdecimal() else source
         self._stream = _opened(self._cv2, self._address)
-        read, self._first = self._stream.read()
-        if not read:
-            self.close()
-            what = "a camera's number" if source.isdecimal() else "an address that answers"
-            raise InputError(
-                f"source must be a folder of pictures or {what}, got {image_files.shown(source)!r}."
-            )
+        what = "a camera's number" if source.isdecimal() else "an address that answers"
+        self._first = self._first_picture(source, what)
         self.rate = _rate(self._cv2, self._stream)
 
     def frames(self, image_shape: Any, with_pictures: bool) -> Iterator[Frame]:

@@ -17,11 +17,14 @@ class KeptTraining:
         trainer: the `PrivateTrainer`.
         checkpoint: the directory's `Checkpoint`.
         optimizers: built Keras optimizers that train with it.
+
+    Attributes:
+        optimizers: those that are saved; others may take their place.
     """
 
     def __init__(self, trainer: Any, checkpoint: Checkpoint, optimizers: list[Any]) -> None:
         self._trainer, self._checkpoint = trainer, checkpoint
-        self._optimizers = optimizers
+        self.optimizers = optimizers
 
     @property
     def directory(self) -> pathlib.Path:
@@ -101,7 +104,7 @@ class KeptTraining:
         return progress
 
     def _variables(self) -> list[Any]:
-        of_optimizers = [v for optimizer in self._optimizers for v in optimizer.variables]
+        of_optimizers = [v for optimizer in self.optimizers for v in optimizer.variables]
         return [*self._trainer.model.variables, *of_optimizers, *self._trainer.state.variables()]
 
     def _check(self, meta: dict[str, Any]) -> None:

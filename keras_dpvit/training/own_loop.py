@@ -271,6 +271,7 @@ class PrivateStep:
                 optimizer.build(self.model.trainable_variables)
         path = pathlib.Path(directory).resolve()
         if self._kept is not None and self._kept.directory == path:
+            self._kept.optimizers = list(optimizers)
             return self._kept
         return KeptTraining(self._trainer, Checkpoint(path), list(optimizers))
 

@@ -25,7 +25,8 @@ class PrivateGradients(list[Any]):
 
     Args:
         gradients: tensors.
-        noise_variance: scalar, the variance of the noise in each number of them; public.
+        noise_variance: scalar, the variance of the noise in each number of them; public under a
+            plan that has a finite epsilon.
     """
 
     def __init__(self, gradients: Iterable[Any] = (), noise_variance: Any = 0.0) -> None:

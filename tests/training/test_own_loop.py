@@ -250,3 +250,17 @@ def test_a_directory_is_for_one_training(digits, tmp_path):
     )
     with pytest.raises(kd.InputError, match="another plan"):
         other.restore(tmp_path)
+
+
+def test_an_optimizer_that_comes_later_is_saved_too(digits, tmp_path):
+    step = kd.PrivateStep(kd.make_private(network()), a_plan(seed=None), own_loss)
+    step.save(tmp_path)
+    optimizer = keras.optimizers.Adam(1e-2)
+    step.apply(optimizer, step.gradients(next(step.batches(*digits))))
+    step.save(tmp_path, optimizer)
+    again = kd.PrivateStep(kd.make_private(network()), a_plan(seed=None), own_loss)
+    found = keras.optimizers.Adam(1e-2)
+    assert again.restore(tmp_path, found)
+    assert int(found.iterations) == 1
+    for ours, theirs in zip(found.variables, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
