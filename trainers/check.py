@@ -90,7 +90,8 @@ def _print(survey: FolderSurvey, sizes: Any, bad: list[str]) -> None:
         print(f"{name:{width}}  {train:>7}  {test:>7}")
     for (height, width, channels), number in sizes.most_common(5):
         kind = "gray" if channels == 1 else "colour"
-        print(f"{number} pictures are {height} high, {width} wide, {kind}.")
+        are = "picture is" if number == 1 else "pictures are"
+        print(f"{number} {are} {height} high, {width} wide, {kind}.")
     if len(sizes) > 1:
         print("They differ: give --image_size to training.")
     if bad:
