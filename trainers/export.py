@@ -8,6 +8,8 @@ Examples:
   python -m trainers.export --model=fused.keras --class_names=cat,dog --saved_model=served/pets/1 \
       --tflite=pets.tflite --quantize=float16
   python -m trainers.export --run=savedmodels/fmnist/2 --tflite=fmnist.tflite --quantize=int8
+  python -m trainers.export --run=savedmodels/fmnist --saved_model=served/fmnist/1 \
+      --private_key=key.pem
 """
 
 import pathlib
@@ -75,6 +77,12 @@ flags.DEFINE_bool(
     "Whether the layers' noise is drawn on every request (default: as the model was made).",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "private_key",
+    None,
+    "A PEM file with an EC key: signs the SavedModel's directory, into DIR.sig beside it.",
+    flag_values=FLAGS,
+)
 
 
 def _check_flags() -> None:
@@ -87,6 +95,8 @@ def _check_flags() -> None:
         raise InputError("quantize is for TFLite: give --tflite=FILE.")
     if FLAGS.calibration is not None and FLAGS.quantize != "int8":
         raise InputError("calibration is for --quantize=int8 alone.")
+    if FLAGS.saved_model is None and FLAGS.private_key is not None:
+        raise InputError("private_key signs a SavedModel: give --saved_model=DIR.")
     for name in ("saved_model", "tflite"):
         if FLAGS[name].value is not None:
             _check_place(name, FLAGS[name].value)
@@ -180,6 +190,14 @@ def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]
     return written
 
 
+def _sign() -> list[tuple[str, pathlib.Path]]:
+    if FLAGS.private_key is None:
+        return []
+    from keras_dpvit.export import folder_signature
+
+    return [("signature", folder_signature.sign_folder(FLAGS.saved_model, FLAGS.private_key))]
+
+
 def _size(path: pathlib.Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
@@ -190,10 +208,14 @@ def main() -> None:
     _check_flags()
     path = pathlib.Path(FLAGS.model) if FLAGS.run is None else _run_directory() / KERAS_NAME
     _quiet.start_tensorflow()
+    if FLAGS.private_key is not None:
+        from keras_dpvit.export import folder_signature
+
+        folder_signature.check_private_key(FLAGS.private_key)
     dataset = {} if FLAGS.run is None else _dataset(path.parent)
     with _quiet.quiet_stderr():
         model = model_files.load_any(str(path))
-    for name, place in _write(model, dataset):
+    for name, place in [*_write(model, dataset), *_sign()]:
         print(f"{name:10}  {place}  {_size(place) / 1e6:.2f} MB")
 
 

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import keras_dpvit as kd
 
@@ -91,6 +93,51 @@ def test_verify_fails_a_card_edited_by_hand(both, run, place, tmp_path):
     assert checks["signatures"]["passed"] is True
 
 
+@pytest.fixture(scope="module")
+def key_files(place):
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoding, spki = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    pkcs8, bare = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (place / "key.pem").write_bytes(key.private_bytes(encoding, pkcs8, bare))
+    (place / "pub.pem").write_bytes(key.public_key().public_bytes(encoding, spki))
+
+
+def test_a_signed_export_verifies_until_something_is_changed(run, place, key_files):
+    flags = ("--run=run", "--saved_model=signed/ours/1", "--private_key=key.pem")
+    result = run("export", *flags, cwd=place)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["SavedModel", "signed/ours/1"],
+        ["signature", str(place / "signed/ours/1.sig")],
+    ]
+    flags = ("--saved_model=signed/ours", "--public_key=pub.pem")
+    result = run("verify", *flags, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.startswith("signature  ")
+    assert len(result.stdout.splitlines()) > 10
+    # What was tampered with is not loaded: the one check is all that is made.
+    with open(place / "signed/ours/1/saved_model.pb", "ab") as file:
+        file.write(b" ")
+    result = run("verify", *flags, cwd=place)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.split()[:2] == ["signature", "FAILED"]
+    assert "Hash mismatch for 'saved_model.pb'" in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+def test_without_its_signature_an_export_fails_under_a_key(both, run, place, key_files):
+    result = run("verify", "--saved_model=served/ours", "--public_key=pub.pem", cwd=place)
+    assert result.returncode == 1
+    assert "FAILED" in result.stdout
+    assert "1.sig cannot be read" in result.stdout
+
+
+def test_a_key_that_cannot_sign_writes_nothing(run, place, key_files):
+    flags = ("--run=run", "--saved_model=unsigned/1", "--private_key=pub.pem")
+    check_refused(run("export", *flags, cwd=place), "private_key must be a PEM file")
+    assert not (place / "unsigned").exists()
+
+
 def test_a_keras_file_becomes_a_quantised_tflite_file(run, place, tmp_path):
     shutil.copy(place / "member.keras", tmp_path)
     flags = ("--model=member.keras", "--tflite=sub/member.tflite", "--quantize=int8")
@@ -143,6 +190,7 @@ def bad_place(tmp_path):
             "calibration is for --quantize=int8 alone",
         ),
         (["--model=no.keras", "--saved_model=1"], "'no.keras' cannot be loaded"),
+        (["--model=no.keras", "--tflite=x.tflite", "--private_key=k"], "private_key signs a Saved"),
     ],
     ids=str,
 )
@@ -175,6 +223,8 @@ def test_what_does_not_fit_the_model_writes_nothing(run, bad_place, flags, messa
     [
         ([], "--saved_model must be given"),
         (["--saved_model=empty"], "empty holds no SavedModel"),
+        (["--saved_model=broken", "--signature=x"], "signature cannot be checked without"),
+        (["--saved_model=broken", "--public_key=file"], "public_key must be a PEM file"),
         (["--saved_model=broken"], "broken cannot be loaded as a SavedModel"),
         (["--saved_model=broken", "--images=empty"], "images must hold pictures"),
         (["--saved_model=broken", "--images=no.png"], "no.png' must be one whole picture"),
