@@ -1,25 +1,19 @@
 """What several rooms' tests share; the TensorFlow work in it is done once a session."""
 
-import base64
-import contextlib
 import gc
 import hashlib
-import io
-import itertools
-import json
 import os
+import pathlib
 import random
-import select
-import shutil
-import subprocess
 import sys
-import time
 import zlib
 
 import hypothesis
 import numpy as np
-import PIL.Image
 import pytest
+
+# `benchmarks` is not installed: it is imported from where it lies.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 # The same examples in every run: what fails, fails for everybody.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -193,129 +187,10 @@ def described_presets():
     return described
 
 
-# Headless Chromium, driven over its debugging pipe.
-_PATIENCE = 60.0  # seconds, for one answer of the browser
-
-
-class Browser:
-    """Chromium without a window. Names resolve to nothing: a page has what it brings along."""
-
-    def __init__(self, profile):
-        program = shutil.which("chromium") or shutil.which("chromium-browser")
-        assert program, "Headless Chromium is needed: apt-get install chromium"
-        to_browser, self._commands = os.pipe()
-        self._answers, from_browser = os.pipe()
-        # The browser reads commands from its descriptor 3 and writes answers to 4.
-        places = f'exec {program} "$@" 3<&{to_browser} 4>&{from_browser}'
-        self._process = subprocess.Popen(
-            [
-                *("bash", "-c", places, "bash", "--headless=new", "--no-sandbox"),
-                *("--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage"),
-                "--disable-background-networking",
-                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-                f"--user-data-dir={profile}",
-            ],
-            pass_fds=(to_browser, from_browser),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._numbers = itertools.count(1)
-        self._rest = b""
-        self.events = []
-
-    def call(self, method, session=None, **parameters):
-        """Sends a command and waits for its answer; events that come before it are kept."""
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end:
-            answer = self._next_message()
-            if answer.get("id") == number:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
-            self.events.append(answer)
-        raise AssertionError(f"no answer to {method}")
-
-    def wait_for(self, method):
-        """Waits until an event has come since the last `open`."""
-        while not any(event.get("method") == method for event in self.events):
-            self.events.append(self._next_message())
-
-    def _next_message(self):
-        while b"\0" not in self._rest:
-            ready, _, _ = select.select([self._answers], [], [], _PATIENCE)
-            assert ready, "the browser does not answer"
-            part = os.read(self._answers, 1 << 20)
-            assert part, "the browser has gone"
-            self._rest += part
-        message, self._rest = self._rest.split(b"\0", 1)
-        return json.loads(message)
-
-    def open(self, path, width=1280, height=900, scheme="light"):
-        """Opens a file, or an address, in a new tab of some width under a colour scheme."""
-        self.events = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = Page(self, session)
-        for domain in ("Page", "Network", "Log", "Runtime"):
-            page.call(f"{domain}.enable")
-        page.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        page.call("Emulation.setEmulatedMedia", features=[feature])
-        url = path if isinstance(path, str) else path.absolute().as_uri()
-        page.call("Page.navigate", url=url)
-        self.wait_for("Page.loadEventFired")
-        return page
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            os.close(self._commands)
-        self._process.terminate()
-        self._process.wait(_PATIENCE)
-        os.close(self._answers)
-
-
-class Page:
-    """One tab."""
-
-    def __init__(self, browser, session):
-        self._browser, self._session = browser, session
-
-    def call(self, method, **parameters):
-        return self._browser.call(method, self._session, **parameters)
-
-    def evaluate(self, expression):
-        """The value of a JavaScript expression, as JSON carries it."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def screenshot(self):
-        """The tab as an array of pixels."""
-        answer = self.call("Page.captureScreenshot")
-        return np.asarray(
-            PIL.Image.open(io.BytesIO(base64.b64decode(answer["data"]))).convert("RGB")
-        )
-
-    def events(self, *methods):
-        """The browser's events of these kinds."""
-        return [event for event in self._browser.events if event.get("method") in methods]
-
-
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
+    from benchmarks.chromium import Browser
+
     chromium = Browser(tmp_path_factory.mktemp("chromium"))
     yield chromium
     chromium.close()

@@ -1,12 +1,10 @@
 """The camera page in headless Chromium: offline but for its own host, and right to the digit."""
 
 import base64
-import functools
-import http.server
+import contextlib
 import io
 import json
 import pathlib
-import threading
 import time
 
 import numpy as np
@@ -14,6 +12,7 @@ import PIL.Image
 import pytest
 
 import keras_dpvit as kd
+from benchmarks.chromium import open_model_page, probabilities, served
 from keras_dpvit.datasets import image_files
 from keras_dpvit.edge import TFLiteRunner
 from keras_dpvit.errors import InputError
@@ -22,26 +21,11 @@ from keras_dpvit.export import web_page
 SHIPPED = pathlib.Path(__file__).parents[2] / "savedmodels" / "fashion_mnist" / "1"
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def serve():
     """Serves folders to this machine; returns their addresses."""
-    servers = []
-
-    def start(folder):
-        handler = functools.partial(Quiet, directory=folder)
-        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as stack:
+        yield lambda folder: stack.enter_context(served(folder))
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +35,9 @@ def site(tmp_path_factory, serve):
     return serve(folder), folder
 
 
-def opened(browser, address, **view):
-    """The page, its model loaded."""
-    page = browser.open(address, **view)
-    end = time.monotonic() + 30
-    while page.evaluate("typeof globalThis.page") != "object":
-        assert time.monotonic() < end, page.evaluate("document.body.innerText")
-        time.sleep(0.02)
-    page.evaluate("page.ready")
-    return page
-
-
 @pytest.fixture
 def page(browser, site):
-    return opened(browser, site[0])
+    return open_model_page(browser, site[0])
 
 
 def classify(page, content, name="picture.png"):
@@ -106,7 +79,7 @@ def test_a_file_is_fitted_as_in_training(page, site, tmp_path, size):
 
 def test_a_picture_is_answered_in_words_and_bars_within_two_seconds(browser, site):
     begun = time.monotonic()
-    page = opened(browser, site[0])
+    page = open_model_page(browser, site[0])
     content = (pathlib.Path(__file__).parents[2] / "docs/figures/trouser.png").read_bytes()
     classify(page, content, "trouser.png")
     assert time.monotonic() - begun < 20  # two seconds are the bar; the machine may be busy
@@ -168,7 +141,7 @@ def test_without_the_policy_it_could(browser, site, serve, tmp_path):
     text = (site[1] / "index.html").read_text("utf-8")
     head, _, rest = text.partition('<meta http-equiv="Content-Security-Policy"')
     (site[1] / "twin.html").write_text(head + rest.partition(">\n")[2], "utf-8")
-    page = opened(browser, f"{site[0]}twin.html")
+    page = open_model_page(browser, f"{site[0]}twin.html")
     way = f"fetch('{other}x', {{mode: 'no-cors'}}).then(() => 'out', () => 'shut')"
     assert page.evaluate(way) == "out"
 
@@ -176,7 +149,7 @@ def test_without_the_policy_it_could(browser, site, serve, tmp_path):
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_its_window_and_can_be_used_by_keyboard(browser, site, width, scheme):
-    page = opened(browser, site[0], width=width, scheme=scheme)
+    page = open_model_page(browser, site[0], width=width, scheme=scheme)
     classify(page, png(np.full((28, 28), 99, np.uint8)))
     wide = "document.documentElement.scrollWidth <= document.documentElement.clientWidth + 1"
     assert page.evaluate(wide)
@@ -212,13 +185,10 @@ def test_quantised_files_run_in_the_browser(browser, serve, tmp_path, quantize):
     calibration = kd.export.synthetic_images((28, 28, 1)) if quantize == "int8" else None
     kd.export.tflite(model, source / "model.tflite", quantize=quantize, calibration=calibration)
     web_page.write_page(source, tmp_path / "site", web_page.fetch_runtime())
-    page = opened(browser, serve(tmp_path / "site"))
+    page = open_model_page(browser, serve(tmp_path / "site"))
     expected = TFLiteRunner(source / "model.tflite").predict(images)["class_id"]
-    found = [
-        page.evaluate(f"page.run(Uint8Array.from({image.ravel().tolist()}))")["class_id"][0]
-        for image in images
-    ]
-    assert np.mean(np.array(found) == expected) >= 0.99
+    found = probabilities(page, images).argmax(axis=1)
+    assert np.mean(found == expected) >= 0.99
 
 
 def test_what_cannot_become_a_page_is_refused(tmp_path):
