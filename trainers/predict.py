@@ -26,7 +26,7 @@ flags.DEFINE_string(
     "url",
     None,
     "A model of TF Serving: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with or "
-    "without /versions/N behind it; a gateway's prefix may stand before /v1.",
+    "without /versions/N or /labels/LABEL behind it; a gateway's prefix may stand before /v1.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(

@@ -19,7 +19,7 @@ _REST = re.compile(
     r"(https?://[^/\s]+(?:/[^\s:]+)?/v1/models/[^/:\s]+(?:/versions/\d+|/labels/[^/:\s]+)?)"
     r"(?::predict)?/?"
 )
-_GRPC = re.compile(r"grpc://([^/\s]+:\d+)/([^/:\s]+)(?:/versions/(\d+))?/?")
+_GRPC = re.compile(r"grpc://([^/\s]+:\d+)/([^/:\s]+)(?:/versions/(\d+)|/labels/([^/:\s]+))?/?")
 
 Answers = dict[str, list[Any]]
 
@@ -45,7 +45,7 @@ def client_for(url: str, timeout: float, headers: Mapping[str, str] | None = Non
 
     Args:
         url: `http://HOST:8501/v1/models/NAME`, with a prefix before `/v1` where a gateway has one,
-            or `grpc://HOST:8500/NAME`, either with `/versions/N` behind it.
+            or `grpc://HOST:8500/NAME`, either with `/versions/N` or `/labels/LABEL` behind it.
         timeout: float, seconds for each request.
         headers: for each request over HTTP, as a gateway's token.
 
@@ -59,10 +59,11 @@ def client_for(url: str, timeout: float, headers: Mapping[str, str] | None = Non
     if found and headers:
         raise InputError("header and token_file are for http:// urls: grpc:// takes none.")
     if found:
-        return GrpcClient(found[1], found[2], found[3], timeout)
+        return GrpcClient(found[1], found[2], found[3], timeout, label=found[4])
     raise InputError(
         "url must be http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME, with or without "
-        f"/versions/N, and a prefix before /v1 where a gateway has one, got {url!r}."
+        "/versions/N or /labels/LABEL, and a prefix before /v1 where a gateway has one, got "
+        f"{url!r}."
     )
 
 
@@ -133,12 +134,20 @@ class GrpcClient:
         model_name: str.
         version: str of digits, or None for the newest.
         timeout: float, seconds.
+        label: one of the names that the server's configuration gives to versions, or None.
 
     Raises:
         InputError: if tensorflow-serving-api is not installed.
     """
 
-    def __init__(self, address: str, model_name: str, version: str | None, timeout: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        model_name: str,
+        version: str | None,
+        timeout: float,
+        label: str | None = None,
+    ) -> None:
         try:
             import grpc
             from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -152,6 +161,7 @@ class GrpcClient:
         self._name = f"grpc://{address}/{model_name}"
         self._model_name = model_name
         self._version = version
+        self._label = label
         self._timeout = timeout
 
     def answers(self, files: Sequence[bytes]) -> Answers:
@@ -175,6 +185,8 @@ class GrpcClient:
         request = predict_request(signature_name, values, self._model_name)
         if self._version is not None:
             request.model_spec.version.value = int(self._version)
+        elif self._label is not None:
+            request.model_spec.version_label = self._label
         try:
             response = self._stub.Predict(request, timeout=self._timeout)
         except grpc.RpcError as error:

@@ -1,36 +1,39 @@
 """A stand-in for TensorFlow Serving, to test clients and exports against: REST and gRPC.
 
 TensorFlow Serving itself is a C++ program that these machines cannot install. What is here answers
-as its documentation says (the REST API's page, `predict.proto`, `get_model_metadata.proto`): paths,
-both JSON forms, base64 objects, the `_bytes` suffix of outputs, status codes, `{"error": ...}`. The
-model is loaded and run as TF Serving does it: by TensorFlow's session loader, from the signature
-definitions alone. It serves the newest version of each model and does not batch.
+as its documentation and its sources say (the REST API's page, `http_rest_api_util.cc`,
+`get_model_status_impl.cc`, `predict.proto`): paths with versions and labels, both JSON forms,
+base64 objects, the `_bytes` suffix of outputs, metadata and status as it prints them, status codes,
+`{"error": ...}`. It does not batch.
 """
 
-import base64
-import binascii
 import concurrent.futures
 import http.server
 import json
 import pathlib
 import re
+import sys
 import threading
+import urllib.parse
 
 import grpc
-import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-tf.get_logger().setLevel("ERROR")  # the session loader is called deprecated
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from serving_json import ServingError, invalid, read_body, write_body
+from serving_models import Models
 
-_PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:(predict|classify|regress)")
-_STATUS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?")
-_METADATA = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?/metadata")
+_VERSION = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+_PREDICT = re.compile(_VERSION + r":(predict|classify|regress)", re.IGNORECASE)
+_STATUS = re.compile(_VERSION + r"(?:/(metadata))?", re.IGNORECASE)
 
 _HTTP = {
     "INVALID_ARGUMENT": 400,
@@ -42,203 +45,31 @@ _HTTP = {
 }
 
 
-class ServingError(Exception):
-    """An error by the name of its gRPC status code."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-
-
-def invalid(message):
-    return ServingError("INVALID_ARGUMENT", message)
+def _printed(proto):
+    """A message as the REST API prints it: the proto's names, nothing left out, int64 as text."""
+    return json_format.MessageToDict(
+        proto, always_print_fields_with_no_presence=True, preserving_proto_field_name=True
+    )
 
 
-class Servable:
-    """The newest version of one SavedModel, in a session of its own."""
-
-    def __init__(self, base):
-        versions = [p for p in pathlib.Path(base).iterdir() if p.name.isdecimal()]
-        directory = max(versions, key=lambda p: int(p.name))
-        self.version = int(directory.name)
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        with self._session.graph.as_default():
-            graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(directory))
-        self.signatures = {
-            name: signature
-            for name, signature in graph.signature_def.items()
-            if name != "__saved_model_init_op"
-        }
-
-    def signature(self, name):
-        name = name or "serving_default"
-        if name not in self.signatures:
-            raise invalid(f'Serving signature name: "{name}" not found in signature def')
-        return self.signatures[name]
-
-    def predict(self, signature_name, inputs):
-        """Arrays by name to arrays by name."""
-        signature = self.signature(signature_name)
-        if set(inputs) != set(signature.inputs):
-            raise invalid(f"inputs must be {sorted(signature.inputs)}, got {sorted(inputs)}")
-        feed = {}
-        for name, info in signature.inputs.items():
-            dtype = tf.as_dtype(info.dtype)
-            given = tf.as_dtype(inputs[name].dtype)
-            if given != dtype and not (dtype == tf.string and inputs[name].dtype == object):
-                raise invalid(f"{name}: expected dtype {dtype.name}, got {given.name}")
-            feed[info.name] = inputs[name]
-        fetch = {name: info.name for name, info in signature.outputs.items()}
-        try:
-            return self._session.run(fetch, feed)
-        except tf.errors.OpError as error:
-            code = next(k for k, v in vars(grpc.StatusCode).items() if _is(v, error.error_code))
-            raise ServingError(code, error.message) from error
-        except (TypeError, ValueError) as error:  # the session's own check of shapes
-            raise invalid(str(error)) from error
-
-    def close(self):
-        self._session.close()
+def _statuses(models, name, version):
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for number, state, code, message in models.states(name, version):
+        status = response.model_version_status.add()
+        status.version = number
+        status.state = type(status).State.Value(state)
+        status.status.error_code = getattr(grpc.StatusCode, code).value[0]
+        status.status.error_message = message
+    return response
 
 
-def _is(status, number):
-    return isinstance(status, grpc.StatusCode) and status.value[0] == number
-
-
-# === JSON ===
-
-
-def read_body(body, signature_of):
-    """The parts of a predict request.
-
-    Returns:
-        The signature's name, arrays by input name, and whether the form was by rows ("instances").
-    """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"JSON Parse error: {error}") from error
-    if not isinstance(content, dict):
-        raise invalid("JSON value is not an object")
-    name = content.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid("'signature_name' key must be a string value.")
-    infos = signature_of(name).inputs
-    if ("instances" in content) == ("inputs" in content):
-        raise invalid("expecting one of 'inputs' or 'instances' keys")
-    if "instances" in content:
-        return name, _from_rows(content["instances"], infos), True
-    return name, _from_columns(content["inputs"], infos), False
-
-
-def _from_columns(inputs, infos):
-    if not isinstance(inputs, dict) or _is_base64(inputs):
-        if len(infos) > 1:
-            raise invalid("inputs is a plain value, but several named inputs are required")
-        inputs = {next(iter(infos)): inputs}
-    missing = [name for name in infos if name not in inputs]
-    if missing:
-        raise invalid(f"Missing named input: {missing[0]} in 'inputs' object.")
-    return {name: _tensor(inputs[name], info.dtype) for name, info in infos.items()}
-
-
-def _from_rows(rows, infos):
-    if not isinstance(rows, list) or not rows:
-        raise invalid("'instances' must be a list with at least one element")
-    columns = {name: [] for name in infos}
-    named = isinstance(rows[0], dict) and not _is_base64(rows[0])
-    if not named and len(infos) > 1:
-        raise invalid("instances is a plain list, but several named inputs are required")
-    for number, row in enumerate(rows):
-        if named != (isinstance(row, dict) and not _is_base64(row)):
-            raise invalid(f"Failed to process element: {number}: objects and values are mixed")
-        row = row if named else {next(iter(infos)): row}
-        if set(row) != set(infos):
-            raise invalid(f"Failed to process element: {number}: keys must be {sorted(infos)}")
-        for name, value in row.items():
-            columns[name].append(_tensor(value, infos[name].dtype))
-    for name, parts in columns.items():
-        if len({part.shape for part in parts}) > 1:
-            raise invalid(f"instances differ in the shape of {name}")
-    return {name: np.stack(parts) for name, parts in columns.items()}
-
-
-def _is_base64(value):
-    return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
-
-
-def _tensor(value, dtype):
-    shape, part = [], value
-    while isinstance(part, list):
-        shape.append(len(part))
-        part = part[0] if part else None
-    leaves = []
-    dtype = tf.as_dtype(dtype)
-    _fill(value, 0, shape, dtype, leaves)
-    array = np.empty(len(leaves), dtype.as_numpy_dtype)
-    with np.errstate(over="ignore"):
-        array[:] = np.array(leaves, object if dtype == tf.string else None).astype(array.dtype)
-    return array.reshape(shape)
-
-
-def _fill(value, level, shape, dtype, leaves):
-    if isinstance(value, list):
-        if level >= len(shape) or len(value) != shape[level]:
-            raise invalid(f"Encountered list at unexpected size: {len(value)} at level: {level}")
-        for part in value:
-            _fill(part, level + 1, shape, dtype, leaves)
-    elif level != len(shape):
-        raise invalid(f"JSON Value found at incorrect level: {level + 1}")
-    else:
-        leaves.append(_leaf(value, dtype))
-
-
-def _leaf(value, dtype):
-    if dtype == tf.string:
-        if isinstance(value, str):
-            return value.encode()
-        if _is_base64(value):
-            try:
-                return base64.b64decode(value["b64"], validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise invalid("Unable to base64 decode") from error
-    elif isinstance(value, int) and not isinstance(value, bool):
-        bound = {tf.float32: 2**24, tf.int64: 2**63}.get(dtype, 2**31)
-        if -bound <= value < bound:
-            return value
-    elif isinstance(value, float) and dtype.is_floating:
-        return value
-    shown = json.dumps(value)[:100]
-    raise invalid(f"JSON Value: {shown} is not of expected type: {dtype.name}")
-
-
-def write_body(outputs, by_rows):
-    """The answer as TF Serving writes it: one output alone goes without its name."""
-    values = {name: _plain(array, name) for name, array in outputs.items()}
-    if not by_rows:
-        only = next(iter(values.values())) if len(values) == 1 else values
-        return json.dumps({"outputs": only})
-    sizes = {len(value) if isinstance(value, list) else None for value in values.values()}
-    if len(sizes) > 1 or None in sizes:
-        raise invalid("Tensors must have the same batch dimension to be written by rows")
-    if len(values) == 1:
-        return json.dumps({"predictions": next(iter(values.values()))})
-    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    return json.dumps({"predictions": rows})
-
-
-def _plain(array, name):
-    if array.dtype == np.float32:  # 0.2, not the 0.20000000298 of a double
-        texts = array.astype(str)
-        return texts.astype("float64").tolist()
-    if array.dtype == object:
-        if name.endswith("_bytes"):
-            return [{"b64": base64.b64encode(value).decode()} for value in array]
-        return [value.decode() for value in array]
-    return array.tolist()
-
-
-# === servers ===
+def _metadata(servable, name):
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = name
+    response.model_spec.version.value = servable.version
+    signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.all_signatures)
+    response.metadata["signature_def"].Pack(signatures)
+    return response, signatures
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -268,79 +99,109 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def _asked(self, pattern):
+        """Name, version, label and what is asked of them."""
+        found = pattern.fullmatch(self.path)
+        if not found:
+            raise invalid(f"Malformed request: {self.command} {self.path}")
+        name, label = (part and urllib.parse.unquote(part) for part in (found[1], found[3]))
+        return name, found[2] and int(found[2]), label, (found[4] or "").lower()
+
     def _post(self):
-        found = _PREDICT.fullmatch(self.path)
-        if not found or found[3] != "predict":
-            raise invalid(f"Malformed request: POST {self.path}")
-        servable = self.server.servable(found[1], found[2])
-        name, inputs, by_rows = read_body(self.body, servable.signature)
-        return write_body(servable.predict(name, inputs), by_rows)
+        name, version, label, method = self._asked(_PREDICT)
+        if method != "predict":
+            kind = {"classify": "classification", "regress": "regression"}[method]
+            raise invalid(
+                f"Expected {kind} signature method_name to be tensorflow/serving/{method}. "
+                "Was: tensorflow/serving/predict"
+            )
+        with self.server.models.servable(name, version, label).in_use() as servable:
+            signature_name, inputs, by_rows = read_body(self.body, servable.signature)
+            return write_body(servable.predict(signature_name, inputs), by_rows)
 
     def _get(self):
-        found = _METADATA.fullmatch(self.path)
-        if found:
-            return json.dumps(self._metadata(found))
-        found = _STATUS.fullmatch(self.path)
-        if not found:
-            raise invalid(f"Malformed request: GET {self.path}")
-        status = {
-            "version": str(self.server.servable(found[1], found[2]).version),
-            "state": "AVAILABLE",
-            "status": {"error_code": "OK", "error_message": ""},
-        }
-        return json.dumps({"model_version_status": [status]})
-
-    def _metadata(self, found):
-        servable = self.server.servable(found[1], found[2])
-        signatures = {k: json_format.MessageToDict(v) for k, v in servable.signatures.items()}
-        return {
-            "model_spec": {
-                "name": found[1],
-                "signature_name": "",
-                "version": str(servable.version),
-            },
-            "metadata": {"signature_def": {"signature_def": signatures}},
-        }
+        name, version, label, resource = self._asked(_STATUS)
+        if not resource:
+            return json.dumps(_printed(_statuses(self.server.models, name, version)))
+        servable = self.server.models.servable(name, version, label)
+        response, signatures = _metadata(servable, name)
+        return json.dumps(
+            {
+                "model_spec": _printed(response.model_spec),
+                "metadata": {"signature_def": _printed(signatures)},
+            }
+        )
 
 
 class _RestServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, servable):
+    def __init__(self, models):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.servable = servable
+        self.models = models
+
+
+def _or_status(method):
+    """Ends a call by the status of the `ServingError` that its method raises."""
+
+    def answer(self, request, context):
+        try:
+            if not request.HasField("model_spec"):
+                raise invalid("Missing ModelSpec")
+            return method(self, request)
+        except ServingError as error:
+            context.abort(getattr(grpc.StatusCode, error.code), str(error))
+
+    return answer
+
+
+def _choice(spec):
+    """Version and label that a request asks for."""
+    choice = spec.WhichOneof("version_choice")
+    return (
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
 class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, servable):
-        self._servable = servable
+    def __init__(self, models):
+        self._models = models
 
-    def Predict(self, request, context):  # noqa: N802
-        try:
-            spec = request.model_spec
-            version = str(spec.version.value) if spec.HasField("version") else None
-            servable = self._servable(spec.name, version)
+    @_or_status
+    def Predict(self, request):  # noqa: N802
+        spec = request.model_spec
+        with self._models.servable(spec.name, *_choice(spec)).in_use() as servable:
             inputs = {name: _from_proto(proto) for name, proto in request.inputs.items()}
             outputs = servable.predict(spec.signature_name, inputs)
-        except ServingError as error:
-            context.abort(getattr(grpc.StatusCode, error.code), str(error))
         response = predict_pb2.PredictResponse()
-        response.model_spec.CopyFrom(spec)
+        response.model_spec.name = spec.name
+        response.model_spec.signature_name = spec.signature_name or "serving_default"
         response.model_spec.version.value = servable.version
         for name, array in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(array))
         return response
 
-    def GetModelMetadata(self, request, context):  # noqa: N802
-        try:
-            servable = self._servable(request.model_spec.name, None)
-        except ServingError as error:
-            context.abort(getattr(grpc.StatusCode, error.code), str(error))
-        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
-        response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=request.model_spec)
-        response.metadata["signature_def"].Pack(signatures)
-        return response
+    @_or_status
+    def GetModelMetadata(self, request):  # noqa: N802
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        spec = request.model_spec
+        return _metadata(self._models.servable(spec.name, *_choice(spec)), spec.name)[0]
+
+
+class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, models):
+        self._models = models
+
+    @_or_status
+    def GetModelStatus(self, request):  # noqa: N802
+        # As in the server's own code, a label does not choose: the states of all are told.
+        return _statuses(self._models, request.model_spec.name, _choice(request.model_spec)[0])
 
 
 def _from_proto(proto):
@@ -355,21 +216,26 @@ class ServingServer:
 
     Args:
         models: model name to base directory, which holds numbered versions.
+        labels: model name to a dict of label to version.
+        num_versions: how many of a model's newest versions are served.
     """
 
-    def __init__(self, models):
-        self._models = models
+    def __init__(self, models, labels=None, num_versions=1):
+        self._arguments = models, labels, num_versions
 
     def __enter__(self):
-        self._servables = {name: Servable(base) for name, base in self._models.items()}
-        self._rest = _RestServer(self.servable)
+        self.models = Models(*self._arguments)
+        self._rest = _RestServer(self.models)
         self._thread = threading.Thread(target=self._rest.serve_forever, daemon=True)
         self._thread.start()
         pool = concurrent.futures.ThreadPoolExecutor(8)
         unlimited = [("grpc.max_receive_message_length", -1)]
         self._grpc = grpc.server(pool, options=unlimited)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _Predictions(self.servable), self._grpc
+            _Predictions(self.models), self._grpc
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            _ModelService(self.models), self._grpc
         )
         self.grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
         self.rest_port = self._rest.server_address[1]
@@ -381,15 +247,7 @@ class ServingServer:
         self._rest.server_close()
         self._thread.join()
         self._grpc.stop(0).wait()
-        for servable in self._servables.values():
-            servable.close()
-
-    def servable(self, name, version):
-        found = self._servables.get(name)
-        if found is None or version not in (None, str(found.version)):
-            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise ServingError("NOT_FOUND", f"Servable not found for request: {asked}")
-        return found
+        self.models.close()
 
     def rest_url(self, name):
         return f"http://127.0.0.1:{self.rest_port}/v1/models/{name}"

@@ -155,6 +155,11 @@ def test_status_and_metadata(server):
     assert signatures["serving_bytes"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
     assert signatures["serving_uint8"]["inputs"]["images"]["dtype"] == "DT_UINT8"
     assert signatures["serving_default"]["outputs"]["label"]["dtype"] == "DT_STRING"
+    assert signatures["serving_default"]["inputs"]["images"]["tensor_shape"] == {
+        "dim": [{"size": size, "name": ""} for size in ("-1", "8", "8", "1")],
+        "unknown_rank": False,
+    }
+    assert answer["model_spec"] == {"name": "fused", "signature_name": "", "version": "3"}
     assert ask(server.rest_url("nobody"))[0] == 404
 
 
