@@ -2,10 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PEERS := .venv-peers
+ENGINES := .venv-engines
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: try demo web test proof lint data litert site docs peers clean help
+APT_INSTALL = if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
+	$$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends
+
+.PHONY: try demo web test proof lint data gl litert site docs peers engines clean help
 
 help:
 	@echo "make try    ask the model that ships here what is on a picture, and check its files"
@@ -17,7 +21,8 @@ help:
 	@echo "make docs   tables and drawing of docs/model.md"
 	@echo "make site   the documentation as a site, into site/"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
-	@echo "make clean  remove .venv, $(PEERS) and caches"
+	@echo "make engines  OpenVINO, MediaPipe and a browser beside LiteRT, into $(ENGINES)"
+	@echo "make clean  remove .venv, $(PEERS), $(ENGINES) and caches"
 
 try: $(VENV)/.demo-installed
 	$(PY) -m trainers.predict --saved_model=savedmodels/fashion_mnist --image=docs/figures/trouser.png
@@ -34,7 +39,7 @@ web: $(VENV)/.demo-installed
 test: $(VENV)/.test-installed data litert
 	$(PY) -m pytest -n auto --dist loadfile --max-worker-restart=0 -m "not proof"
 
-proof: $(VENV)/.test-installed data
+proof: $(VENV)/.test-installed data gl litert $(ENGINES)/.installed
 	$(PY) -m pytest -m proof
 
 lint: $(VENV)/.test-installed
@@ -59,13 +64,20 @@ data:
 	command -v npm >/dev/null || missing="$$missing npm"; \
 	test -z "$$missing" || { \
 		echo "Installing for the tests:" $$missing; \
-		if [ "$$(id -u)" = 0 ]; then sudo=; else sudo="sudo -n"; fi; \
-		$$sudo apt-get update -q && \
-		$$sudo apt-get install -q -y --no-install-recommends $$missing; \
+		$(APT_INSTALL) $$missing; \
 	} || { \
 		echo "Could not. Install g++, chromium, npm, and dataset-fashion-mnist or its four IDX files in $(FASHION_MNIST)."; \
 		exit 1; \
 	}
+
+# Libraries that MediaPipe and its OpenCV load as they are imported.
+GL := libGL.so.1 libEGL.so.1 libGLESv2.so.2
+GL_PACKAGES := libgl1 libegl1 libgles2
+gl:
+	@$(PYTHON) -c 'import ctypes, sys; [ctypes.CDLL(name) for name in sys.argv[1:]]' $(GL) 2>/dev/null || { \
+		echo "Installing for MediaPipe: $(GL_PACKAGES)"; \
+		$(APT_INSTALL) $(GL_PACKAGES); \
+	} || { echo "Could not. Install $(GL_PACKAGES)."; exit 1; }
 
 # LiteRT.js, which runs a model in a browser; npm gets it once into the user's cache.
 litert: $(VENV)/.test-installed data
@@ -79,6 +91,17 @@ $(PEERS)/.installed: benchmarks/peers.txt
 		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers.txt
+	@touch $@
+
+# Exports in engines that nobody here wrote; they want other versions than TensorFlow Privacy takes.
+engines: $(VENV)/.test-installed data gl litert $(ENGINES)/.installed
+	$(PY) -m benchmarks.engines
+
+$(ENGINES)/.installed: benchmarks/engines.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/engines.txt
 	@touch $@
 
 $(VENV)/bin/python:
@@ -95,4 +118,4 @@ $(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.demo-installed
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -46,7 +46,8 @@ def main(
     model: str, version: str, grpc: str, rest: str, images_file: str, answers_file: str
 ) -> None:
     """Writes the answers, and prints the version as JSON."""
-    images, answers = np.load(images_file), {}
+    images = np.load(images_file)
+    answers: dict[str, Any] = {}
     clients = {
         "grpc": ovmsclient.make_grpc_client(grpc),
         "rest": ovmsclient.make_http_client(rest),
