@@ -16,7 +16,7 @@ help:
 	@echo "make demo   train two members on digits within epsilon 8, fuse, export, score"
 	@echo "make web    the model that ships here as a page, served to this machine"
 	@echo "make test   the test suite"
-	@echo "make proof  what takes minutes: trainings killed and resumed, a server under load"
+	@echo "make proof  what takes minutes: trainings killed and resumed, a server under load, other engines"
 	@echo "make lint   ruff, mypy and the floors of the rooms"
 	@echo "make docs   tables and drawing of docs/model.md"
 	@echo "make site   the documentation as a site, into site/"

@@ -1,15 +1,21 @@
 r"""Two proofs of a fused SavedModel, on Fashion-MNIST: alone in a process, and under many threads.
 
-The first loads it where Keras and this package cannot be imported and compares every signature
-with the Keras model. The second serves it by the tests' stand-in for TensorFlow Serving
-(`tests/trainers/serving_server.py`) to threads that mix good requests with malformed ones: each
-good one must be answered with the Keras model's numbers, each bad one with a 4xx and a reason.
+The model is the one that ships, exported anew. The first proof loads it where Keras and this
+package cannot be imported and compares every signature with the Keras model. The second serves it
+by the tests' stand-in for TensorFlow Serving (`tests/trainers/serving_server.py`), or asks a server
+that runs already, from threads that mix good requests with malformed ones: each good one must be
+answered with the Keras model's numbers, each bad one with a 4xx and a reason. Exit status 0 if
+every bar holds, 1 if not. `serving/prove.sh` runs it against TensorFlow Serving itself.
 
 Examples:
   python -m benchmarks.serving_proof
   python -m benchmarks.serving_proof --json --output=docs/results/serving_proof.json
+  python -m benchmarks.serving_proof --saved_model=served/fmnist/1 \
+      --url=http://localhost:8501/v1/models/fmnist
 """
 
+import contextlib
+import http.client
 import importlib.util
 import json
 import pathlib
@@ -18,15 +24,19 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from benchmarks import serving_requests, tf_only
-from benchmarks.fused_pair import fused_pair
+from benchmarks.engine_models import SHIPPED
 from benchmarks.reports import checked_output, machine
 from keras_dpvit import _quiet, _validate
+from keras_dpvit.errors import InputError
 from trainers import _cli
 
 FLAGS = flags.FlagValues()
@@ -40,9 +50,24 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("threads", 32, "Threads that send requests.", flag_values=FLAGS)
 flags.DEFINE_integer("requests", 2000, "Requests that they send together.", flag_values=FLAGS)
 
+flags.DEFINE_string(
+    "url",
+    None,
+    "The model of a server that runs already: http://HOST:PORT/v1/models/NAME.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "saved_model",
+    None,
+    "The version directory that it serves: an export of savedmodels/fashion_mnist.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "wait", 120, "Seconds to wait until the server has the model ready.", flag_values=FLAGS
+)
+
 _HERE = pathlib.Path(__file__).parent
 _SERVER = _HERE.parent / "tests" / "trainers" / "serving_server.py"
-_TRAINED_ON = 4000
 
 
 def alone(model: Any, names: list[str], directory: pathlib.Path, images: np.ndarray) -> Any:
@@ -116,8 +141,10 @@ def load(url: str, requests: list[Any], threads: int) -> dict[str, Any]:
         worker.join()
     seconds = time.perf_counter() - start
     counts: dict[str, int] = {}
-    for request in requests:
+    right: dict[str, int] = {}
+    for request, verdict in zip(requests, verdicts, strict=True):
         counts[request.kind] = counts.get(request.kind, 0) + 1
+        right[request.kind] = right.get(request.kind, 0) + (verdict == "")
     wrong = [
         f"{request.kind}: {verdict}"
         for request, verdict in zip(requests, verdicts, strict=True)
@@ -134,6 +161,7 @@ def load(url: str, requests: list[Any], threads: int) -> dict[str, Any]:
         "first_wrong": wrong[:5],
         "seconds": round(seconds, 2),
         "kinds": counts,
+        "kinds_right": right,
     }
 
 
@@ -147,21 +175,69 @@ def server_module() -> Any:
     return module
 
 
-def prove(images: int, threads: int, requests: int) -> dict[str, Any]:
-    """Both proofs of one model, briefly trained on public data."""
+def wait_for(url: str, seconds: float) -> str:
+    """Waits until a server says that it has a version of the model ready.
+
+    Returns:
+        The version.
+
+    Raises:
+        InputError: if it does not say so in time.
+    """
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the requests go
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with direct.open(url, timeout=5) as answer:
+                for version in json.load(answer)["model_version_status"]:
+                    if version["state"] == "AVAILABLE":
+                        return str(version["version"])
+            reason = "no version is AVAILABLE"
+        except urllib.error.HTTPError as error:  # up, and without the model so far
+            reason = f"status {error.code}"
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error))
+        except (KeyError, TypeError, ValueError):
+            reason = "its status has another form"
+        if time.monotonic() >= end:
+            raise InputError(f"url must be of a model that is served: {url}, {reason}.")
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def stand_in(model: Any, names: list[str]) -> Iterator[tuple[pathlib.Path, str]]:
+    """Exports a model and serves it by the stand-in; gives the directory and the model's URL."""
     import keras_dpvit as kd
 
-    model = fused_pair(_TRAINED_ON)
-    data = kd.datasets.load("fashion_mnist")
-    names = list(data.class_names)
-    held_out = data.x_test[:images]
     with tempfile.TemporaryDirectory() as place:
         directory = pathlib.Path(place, "fmnist", "1")
         kd.export.saved_model(model, directory, class_names=names)
-        parity = alone(model, names, directory, held_out)
-        mixed = serving_requests.mixed_requests(model, names, held_out, requests)
         with server_module().ServingServer({"fmnist": directory.parent}) as server:
-            served = load(server.rest_url("fmnist"), mixed, threads)
+            yield directory, server.rest_url("fmnist")
+
+
+def prove(
+    images: int, threads: int, requests: int, running: tuple[pathlib.Path, str] | None = None
+) -> dict[str, Any]:
+    """Both proofs of the model that ships.
+
+    Args:
+        images: int, that are compared.
+        threads: int.
+        requests: int, of all threads together.
+        running: the directory of an export of that model and the URL at which it is served; None
+            for a new export and the stand-in.
+    """
+    import keras_dpvit as kd
+
+    model = kd.load_model(SHIPPED / "model.keras")
+    data = kd.datasets.load("fashion_mnist")
+    names, held_out = list(data.class_names), data.x_test[:images]
+    mixed = serving_requests.mixed_requests(model, names, held_out, requests)
+    serving = stand_in(model, names) if running is None else contextlib.nullcontext(running)
+    with serving as (directory, url):
+        parity = alone(model, names, directory, held_out)
+        served = load(url, mixed, threads)
     largest = max(parity["largest_difference"].values())
     right = parity["labels_right"] == parity["labels_right_of_files"] == len(held_out)
     return {
@@ -175,32 +251,66 @@ def prove(images: int, threads: int, requests: int) -> dict[str, Any]:
     }
 
 
+def running_server() -> tuple[pathlib.Path, str] | None:
+    """The server that --url names, once it is ready, and what it serves.
+
+    Raises:
+        InputError: if only one of --url and --saved_model is given, or there is nothing there.
+    """
+    if (FLAGS.url is None) != (FLAGS.saved_model is None):
+        raise InputError("Give --url and --saved_model together: a server and what it serves.")
+    if FLAGS.url is None:
+        return None
+    if not FLAGS.url.startswith("http://"):
+        raise InputError(f"url must be http://HOST:PORT/v1/models/NAME, got {FLAGS.url!r}.")
+    directory = pathlib.Path(FLAGS.saved_model).absolute()
+    if not (directory / "saved_model.pb").is_file():
+        raise InputError(f"saved_model must be a version directory, got {FLAGS.saved_model!r}.")
+    url = FLAGS.url.rstrip("/")
+    print(f"{url} has version {wait_for(url, FLAGS.wait)} ready", file=sys.stderr)
+    return directory, url
+
+
+def print_table(report: dict[str, Any]) -> None:
+    """Differences, verdicts by kind of request, and bars."""
+    for name, difference in report["tf_only"]["largest_difference"].items():
+        print(f"{name:42}  within {difference:.1e}")
+    served = report["load"]
+    print()
+    for kind, number in served["kinds"].items():
+        print(f"{kind:42}  {served['kinds_right'][kind]:5} of {number:5} right")
+    print(
+        f"\n{served['good']} good and {served['bad']} bad requests by {served['threads']} threads: "
+        f"{served['judged_right']} right, {served['judged_wrong']} wrong, {served['lost']} lost"
+    )
+    for text in served["first_wrong"]:
+        print(f"wrong: {text}")
+    for name, holds in report["bars"].items():
+        print(f"{name:42}  {'holds' if holds else 'does not hold'}")
+
+
 def main() -> None:
     """Proves, prints, writes."""
     _validate.positive_int(images=FLAGS.images)
     _validate.positive_int(threads=FLAGS.threads)
     _validate.positive_int(requests=FLAGS.requests)
     output = checked_output(FLAGS.output)
+    running = running_server()
     facts = machine()
     _quiet.start_tensorflow()
     with _quiet.quiet_stderr():
-        found = prove(FLAGS.images, FLAGS.threads, FLAGS.requests)
-    report = {"benchmark": "serving_proof", "machine": facts, **found}
+        found = prove(FLAGS.images, FLAGS.threads, FLAGS.requests, running)
+    server = "stand-in" if running is None else running[1]
+    report = {"benchmark": "serving_proof", "machine": facts, "server": server, **found}
     text = json.dumps(report, indent=2)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
     if FLAGS.json:
         print(text)
-        return
-    for name, difference in report["tf_only"]["largest_difference"].items():
-        print(f"{name:42}  within {difference:.1e}")
-    served = report["load"]
-    print(
-        f"{served['good']} good and {served['bad']} bad requests by {served['threads']} threads: "
-        f"{served['judged_right']} right, {served['judged_wrong']} wrong, {served['lost']} lost"
-    )
-    for name, holds in report["bars"].items():
-        print(f"{name:42}  {'holds' if holds else 'does not hold'}")
+    else:
+        print_table(report)
+    if not all(report["bars"].values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

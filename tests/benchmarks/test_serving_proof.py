@@ -1,11 +1,15 @@
 """The serving benchmarks: the bars hold, and what judges them can say no."""
 
+import contextlib
+import http.server
 import json
+import threading
 
 import numpy as np
 import pytest
 
 from benchmarks import serving_latency, serving_proof, serving_requests
+from keras_dpvit.errors import InputError
 
 
 @pytest.mark.proof
@@ -22,6 +26,99 @@ def test_alone_and_under_32_threads_every_bar_holds():
     assert (load["good"], load["bad"], load["lost"]) == (1500, 500, 0)
     assert min(load["kinds"].values()) >= 10
     assert len(load["kinds"]) == 34
+    assert load["kinds_right"] == load["kinds"]
+
+
+class Served:
+    """A server that gives the next of these (status, body) to each request, and then the last."""
+
+    def __init__(self, *answers):
+        answers = list(answers)
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, body = answers.pop(0) if len(answers) > 1 else answers[0]
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1/models/fmnist"
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def status_of(*states):
+    versions = [{"version": str(n), "state": state} for n, state in enumerate(states, 1)]
+    return json.dumps({"model_version_status": versions}).encode()
+
+
+def test_a_server_is_waited_for_until_it_has_the_model():
+    loading, ready = status_of("LOADING"), status_of("END", "AVAILABLE")
+    server = Served((404, b"{}"), (200, b"nonsense"), (200, loading), (200, ready))
+    assert serving_proof.wait_for(server.url, 30) == "2"
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((404, b"{}"), "status 404"),
+        ((200, b"[]"), "its status has another form"),
+        ((200, status_of("LOADING")), "no version is AVAILABLE"),
+    ],
+)
+def test_a_server_that_never_has_it_is_an_error(answer, reason):
+    server = Served(answer)
+    with pytest.raises(InputError, match=f"url must be of a model that is served: .*{reason}"):
+        serving_proof.wait_for(server.url, 0.5)
+    server.close()
+    with pytest.raises(InputError, match=r"url must be of a model that is served: .*refused"):
+        serving_proof.wait_for(server.url, 0)
+
+
+def run(*flags):
+    from trainers import _cli
+
+    _cli.run(serving_proof.main, serving_proof.FLAGS, serving_proof.__doc__, flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--url=http://localhost:1/v1/models/a"], "Give --url and --saved_model together"),
+        (["--saved_model=x"], "Give --url and --saved_model together"),
+        (["--url=grpc://a/b", "--saved_model=x"], "url must be http://HOST:PORT/v1/models/NAME"),
+        (["--url=http://a", "--saved_model=nowhere"], "saved_model must be a version directory"),
+    ],
+)
+def test_bad_flags(capsys, flags, message):
+    with pytest.raises(SystemExit) as end:
+        run(*flags)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_status_is_that_of_the_bars(monkeypatch, capsys, holds):
+    counts = {"good": 3, "bad": 1, "threads": 2, "judged_right": 3, "judged_wrong": 1, "lost": 0}
+    kinds = {"kinds": {"uint8": 4}, "kinds_right": {"uint8": 3}, "first_wrong": ["uint8: no"]}
+    found = {"tf_only": {"largest_difference": {}}, "load": {**counts, **kinds}}
+    monkeypatch.setattr(serving_proof, "prove", lambda *_: {**found, "bars": {"a bar": holds}})
+    with pytest.raises(SystemExit) if not holds else contextlib.nullcontext() as end:
+        run("--images=1")
+    assert holds or end.value.code == 1
+    said = capsys.readouterr().out
+    assert "3 of     4 right" in said
+    assert "wrong: uint8: no" in said
+    assert f"{'holds' if holds else 'does not hold'}\n" in said
 
 
 class Model:
