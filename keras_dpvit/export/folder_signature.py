@@ -28,7 +28,7 @@ _SIGNATURE_BYTES = 1 << 28  # far more than the digests of any export take
 
 def signature_path(directory: str | os.PathLike[str]) -> pathlib.Path:
     """The place of a folder's signature: beside it, under its name and `.sig`."""
-    path = pathlib.Path(directory).absolute()
+    path = pathlib.Path(os.path.abspath(directory))
     return path.with_name(path.name + SUFFIX)
 
 
@@ -81,7 +81,7 @@ def sign_folder(
     place = pathlib.Path(directory)
     target = signature_path(place) if signature is None else pathlib.Path(signature)
     if not place.is_dir():
-        raise InputError(f"{place} is no folder that could be signed.")
+        raise InputError(f"{place} does not exist or is not a folder: nothing was signed.")
     for name, path in (("private_key", private_key), ("signature", target)):
         if place.resolve() in pathlib.Path(path).resolve().parents:
             raise InputError(f"{name} must lie outside of the folder that is signed, {place}.")
@@ -153,7 +153,9 @@ def _left_out(signature: bytes, directory: pathlib.Path) -> list[str]:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if not text:  # cryptography's InvalidSignature has no words
-        return "the signature is not the key's"
+        return "the signature was not made with this key"
+    if not text.startswith(("Signature mismatch", "Key mismatch")):
+        text = f"the signature cannot be verified: {text}"
     return re.sub(r": Expected '[^']*', Actual '[^']*'", "", text)[:500]
 
 

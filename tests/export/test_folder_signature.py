@@ -140,7 +140,7 @@ def test_a_forged_signature_does_not_do(signed, keys, tmp_path):
     forged = sign_folder(signed, other, tmp_path / "forged.sig")
     own = signature_path(signed)
     own.write_bytes(resigned(own.read_bytes(), forged.read_bytes()))
-    assert signature_problem(signed, keys[1]) == "the signature is not the key's"
+    assert signature_problem(signed, keys[1]) == "the signature was not made with this key"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_forged_signature_does_not_do(signed, keys, tmp_path):
 def test_a_damaged_signature_fails_without_a_traceback(signed, keys, damage, capfd):
     file = signature_path(signed)
     file.write_bytes(damage(file.read_bytes()))
-    assert signature_problem(signed, keys[1])
+    assert signature_problem(signed, keys[1]).startswith("the signature ")
     assert capfd.readouterr() == ("", "")
 
 
@@ -229,7 +229,7 @@ def test_another_file_for_the_private_key_is_refused(folder, tmp_path, content):
 def test_what_cannot_be_signed_is_refused(folder, keys, tmp_path):
     with pytest.raises(InputError, match="private_key must be a PEM file"):
         sign_folder(folder, tmp_path / "nowhere.pem")
-    with pytest.raises(InputError, match="no folder that could be signed"):
+    with pytest.raises(InputError, match="does not exist or is not a folder"):
         sign_folder(tmp_path / "nowhere", keys[0])
     with pytest.raises(InputError, match="signature must lie outside"):
         sign_folder(folder, keys[0], folder / "model.sig")
