@@ -85,24 +85,18 @@ litert: $(VENV)/.test-installed data
 
 peers: $(PEERS)/.installed
 
-# TensorFlow Privacy and Opacus, in an environment of their own: tf_keras must stay out of .venv.
-$(PEERS)/.installed: benchmarks/peers.txt
+# TensorFlow Privacy and Opacus, and the engines, each in an environment of their own: tf_keras and
+# other versions of NumPy must stay out of .venv.
+.venv-%/.installed: benchmarks/%.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/engines.txt
 	@touch $@
 
-# Exports in engines that nobody here wrote; they want other versions than TensorFlow Privacy takes.
+# Exports in engines that nobody here wrote, beside LiteRT.
 engines: $(VENV)/.test-installed data gl litert $(ENGINES)/.installed
 	$(PY) -m benchmarks.engines
-
-$(ENGINES)/.installed: benchmarks/engines.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/engines.txt
-	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
