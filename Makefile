@@ -91,7 +91,7 @@ peers: $(PEERS)/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -r benchmarks/engines.txt
+	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
 # Exports in engines that nobody here wrote, beside LiteRT.
