@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _validate
-from keras_dpvit.datasets.image_data import first_line
+from keras_dpvit import _reasons, _validate
 from keras_dpvit.errors import InputError
 
 # Of width times height: above what phones make (108 million); a file of a few kilobytes may hold
@@ -226,7 +225,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
         elif "cannot identify image file" in str(error):
             reason = "it is in none of the formats that can be read"
         else:
-            reason = first_line(error).rstrip(".")
+            reason = _reasons.reason(error)
         raise InputError(
             f"image file {shown(path)!r} must be one whole picture: {reason}."
         ) from error
