@@ -155,8 +155,9 @@ def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
     paths = picture_files.picture_files([FLAGS.calibration], "calibration")
     if image_shape[-1] not in (1, 3):
         raise InputError(f"calibration cannot be pictures for {image_shape[-1]} channels.")
+    reading = _flags.reading(FLAGS)
     return np.stack(
-        [read_image(path, image_shape, reading=_flags.reading(FLAGS)) for path in paths]
+        picture_files.read_each(paths, lambda p: read_image(p, image_shape, reading=reading))
     )
 
 

@@ -101,9 +101,18 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """All files in a folder and its sub-folders by name, but for hidden ones and what is in such.
 
     Links to folders are followed, each folder is gone through once.
+
+    Raises:
+        InputError: if a folder cannot be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise InputError(
+            f"folder {shown(error.filename)!r} cannot be read: {error.strerror}."
+        ) from error
+
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if real in seen:
