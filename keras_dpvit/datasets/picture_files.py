@@ -37,11 +37,14 @@ def picture_files(names: Sequence[str], argument: str) -> list[pathlib.Path]:
 
 
 def read_each(paths: Iterable[pathlib.Path], read: Callable[[pathlib.Path], Any]) -> list[Any]:
-    """What a function reads from each file.
+    """Reads every file, and tells of all that cannot be read at once.
 
     Args:
         paths: the files.
         read: of a file; raises `InputError` where it cannot be read.
+
+    Returns:
+        What `read` returned, in the files' order.
 
     Raises:
         InputError: see `together`, after all files were tried.
