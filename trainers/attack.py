@@ -40,6 +40,7 @@ from keras_dpvit import _quiet, _validate, datasets
 from keras_dpvit.attacks.image_translation import NETWORKS
 from keras_dpvit.attacks.trained_settings import ATTACKERS as LEARNED
 from keras_dpvit.attacks.trained_settings import SCALES
+from keras_dpvit.datasets import picture_files
 from keras_dpvit.encryption.schemes import block_size_of, full_options
 from keras_dpvit.errors import InputError
 from keras_dpvit.runs import model_files
@@ -162,6 +163,8 @@ def main() -> None:
         return
     files = _attack_output.image_files(FLAGS.images)
     observed = _observed(len(files))
+    # Each, though trials draw some of them: the same folder is refused under every seed.
+    picture_files.read_each(files, lambda p: _attack_output.read(p, shape).shape)
     output = None if FLAGS.output is None else _attack_output.checked_folder(FLAGS.output)
     weights = _public_weights(shape)
     from keras_dpvit.attacks import evaluation

@@ -56,33 +56,47 @@ flags.DEFINE_bool(
 
 _LINES_PER_SECOND = 5  # of the running line
 _PICTURES_NAMED = 20
+_TIMES_KEPT = 10_000
 
 
 @dataclasses.dataclass
 class Run:
-    """The frames and times so far.
+    """Counts and times so far. A camera may run for months: without `frames` none of it grows.
 
     Attributes:
-        frames: one dict a frame, with "frame", "label", "class_id" and "probability".
-        inference_seconds: what LiteRT took for each.
+        frames: one dict a frame, with "frame", "label", "class_id" and "probability"; None if
+            nobody asks for them.
+        num_frames: int.
+        labels: how many frames each label was given.
+        inference_seconds: what LiteRT took for each of the last frames.
         seconds: from the first frame on, reading and writing included.
         problem: what was wrong with the source, None if nothing.
     """
 
-    frames: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    inference_seconds: list[float] = dataclasses.field(default_factory=list)
+    frames: list[dict[str, Any]] | None = None
+    num_frames: int = 0
+    labels: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    inference_seconds: collections.deque[float] = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=_TIMES_KEPT)
+    )
     seconds: float = 0.0
     problem: InputError | None = None
 
+    def add(self, found: dict[str, Any]) -> None:
+        """Counts a frame."""
+        self.num_frames += 1
+        self.labels[found["label"]] += 1
+        if self.frames is not None:
+            self.frames.append(found)
+
     def summary(self) -> dict[str, Any]:
         """Counts and rates, JSON-able."""
-        number = len(self.frames)
         return {
-            "num_frames": number,
-            "frames_per_second": number / self.seconds if self.seconds else None,
-            "inference_ms_median": 1e3 * float(np.median(self.inference_seconds or [0.0])),
+            "num_frames": self.num_frames,
+            "frames_per_second": self.num_frames / self.seconds if self.seconds else None,
+            "inference_ms_median": 1e3 * float(np.median(list(self.inference_seconds) or [0.0])),
             "problem": None if self.problem is None else str(self.problem),
-            "labels": dict(collections.Counter(frame["label"] for frame in self.frames)),
+            "labels": dict(self.labels),
         }
 
 
@@ -129,7 +143,12 @@ def _check_flags() -> None:
 
 
 def label_frames(
-    runner: Any, source: frames.Source, annotated: Any, printer: Printer | None, limit: int | None
+    runner: Any,
+    source: frames.Source,
+    annotated: Any,
+    printer: Any,
+    limit: int | None,
+    keep_frames: bool = True,
 ) -> Run:
     """Runs every frame; Ctrl-C ends the run as the end of the source does.
 
@@ -137,10 +156,11 @@ def label_frames(
         runner: a `TFLiteRunner`.
         source: where frames come from.
         annotated: `AnnotatedFrames` or None.
-        printer: who tells of each frame, or None.
+        printer: a `Printer`, or another with its `tell`; None tells nobody.
         limit: int or None, frames at the most.
+        keep_frames: bool, whether every frame's answer is kept.
     """
-    run = Run()
+    run = Run(frames=[] if keep_frames else None)
     start = time.perf_counter()
     stream = frames.read_ahead(source, runner.image_shape, annotated is not None, limit)
     try:
@@ -155,7 +175,7 @@ def label_frames(
                 "class_id": class_id,
                 "probability": float(outputs["probabilities"][0, class_id]),
             }
-            run.frames.append(found)
+            run.add(found)
             if annotated is not None:
                 annotated.add(frame, f"{found['label']} {found['probability']:.2f}")
             if printer is not None:
@@ -187,9 +207,9 @@ def main() -> None:
         is_folder = source.kind == "folder"
         printer = Printer(_PICTURES_NAMED if is_folder else 0, in_log=not is_folder)
     with _quiet.quiet_stderr(), annotation.writing(output, source.rate) as annotated:
-        run = label_frames(runner, source, annotated, printer, FLAGS.limit)
+        run = label_frames(runner, source, annotated, printer, FLAGS.limit, FLAGS.json)
         if run.problem is not None:  # no annotated frames are left behind
-            if run.frames or FLAGS.json:
+            if run.num_frames or FLAGS.json:
                 _print(run)
             raise run.problem
     _print(run)

@@ -13,6 +13,7 @@ Examples:
 """
 
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -59,6 +60,12 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
+    "batch_size",
+    "1",
+    "Of the TFLite file: images that it takes at a time, or any for any number.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
     "calibration",
     None,
     "A folder of public pictures for --quantize=int8 (default: made-up images). Their "
@@ -93,6 +100,7 @@ def _check_flags() -> None:
         raise InputError("Give --saved_model=DIR, --tflite=FILE, or both.")
     if FLAGS.tflite is None and FLAGS.quantize != "none":
         raise InputError("quantize is for TFLite: give --tflite=FILE.")
+    _batch_size()
     if FLAGS.calibration is not None and FLAGS.quantize != "int8":
         raise InputError("calibration is for --quantize=int8 alone.")
     if FLAGS.saved_model is None and FLAGS.private_key is not None:
@@ -102,6 +110,16 @@ def _check_flags() -> None:
             _check_place(name, FLAGS[name].value)
     if FLAGS.model is not None:
         model_files.check_model_file(FLAGS.model)
+
+
+def _batch_size() -> int | None:
+    """The number of --batch_size; None for any."""
+    text = FLAGS.batch_size
+    if not re.fullmatch(r"any|[1-9]\d{0,4}", text):
+        raise InputError(f"batch_size must be any or a number from 1 to 99999, got {text!r}.")
+    if FLAGS.tflite is None and text != "1":
+        raise InputError("batch_size is for TFLite: give --tflite=FILE.")
+    return None if text == "any" else int(text)
 
 
 def _check_place(name: str, value: str) -> None:
@@ -147,8 +165,9 @@ def _calibration(image_shape: tuple[int, int, int]) -> np.ndarray | None:
     paths = picture_files.picture_files([FLAGS.calibration], "calibration")
     if image_shape[-1] not in (1, 3):
         raise InputError(f"calibration cannot be pictures for {image_shape[-1]} channels.")
+    reading = _flags.reading(FLAGS)
     return np.stack(
-        [read_image(path, image_shape, reading=_flags.reading(FLAGS)) for path in paths]
+        picture_files.read_each(paths, lambda p: read_image(p, image_shape, reading=reading))
     )
 
 
@@ -184,6 +203,7 @@ def _write(model: Any, dataset: dict[str, Any]) -> list[tuple[str, pathlib.Path]
                 quantize=quantize,
                 calibration=calibration,
                 outputs=FLAGS.outputs,
+                batch_size=_batch_size(),
                 **options,
             )
         written.append(("TFLite", pathlib.Path(FLAGS.tflite)))

@@ -145,7 +145,8 @@ def main() -> None:
         raise InputError("--image must be given: a picture file, or a folder of them.")
     _flags.check_numbers(FLAGS, top=_validate.positive_int, timeout=_validate.positive)
     paths = picture_files.picture_files(FLAGS.image, "image")
-    files = [image_files.servable_bytes(path, _flags.reading(FLAGS)) for path in paths]
+    reading = _flags.reading(FLAGS)
+    files = picture_files.read_each(paths, lambda p: image_files.servable_bytes(p, reading))
     predictions = _predictions(_client(), [image_files.shown(path) for path in paths], files)
     if FLAGS.json:
         print(json.dumps(predictions, indent=2))

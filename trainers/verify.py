@@ -60,8 +60,8 @@ def main() -> None:
     if FLAGS.keras is not None:
         model_files.check_model_file(FLAGS.keras, "keras")
     paths = [] if FLAGS.images is None else picture_files.picture_files([FLAGS.images], "images")
-    for path in paths:
-        image_files.servable_bytes(path, _flags.reading(FLAGS))
+    reading = _flags.reading(FLAGS)
+    picture_files.read_each(paths, lambda p: image_files.servable_bytes(p, reading))
     _quiet.start_tensorflow()
     with _quiet.quiet_stderr():
         checks = _signature_checks()

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dpvit import _reasons
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.inside import layers_inside
 from keras_dpvit.privacy.plan import PrivacyPlan
@@ -166,9 +167,9 @@ def _copy(model: Any) -> Any:
             config.pop(name, None)
         copy = keras.saving.deserialize_keras_object(config)
     except (NotImplementedError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model must be one that Keras can copy from its configuration: {reason}"
+            "model must be one that Keras can copy from its configuration: "
+            f"{_reasons.reason(error)}."
         ) from error
     copy.set_weights(model.get_weights())
     return copy

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from keras_dpvit import _files
+from keras_dpvit import _files, _reasons
 from keras_dpvit.datasets import ImageData
 from keras_dpvit.errors import InputError
 
@@ -71,8 +71,9 @@ def run(path: str, data: ImageData) -> NeighboursReport:
     try:
         model = kd.load_model(path)
     except (ValueError, OSError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model must be a file that can be loaded: {reason}") from error
+        raise InputError(
+            f"model must be a file that can be loaded: {_reasons.reason(error)}."
+        ) from error
     plan = getattr(getattr(model, "optimizer", None), "plan", None)
     if plan is None:
         raise InputError(

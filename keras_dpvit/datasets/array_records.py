@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _files
+from keras_dpvit import _files, _reasons
 from keras_dpvit.errors import InputError
 
 _RECORDS, _SPEC = "records.array_record", "spec.json"
@@ -45,7 +45,8 @@ class ArrayRecords:
                 raise ValueError(f"{self._length} records of {spec['records']}")
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{str(path)!r} holds no whole records of kd.datasets.to_array_record: {error}."
+                f"{str(path)!r} holds no whole records of kd.datasets.to_array_record: "
+                f"{_reasons.reason(error)}."
             ) from error
         self._structure = _from_json(spec["structure"])
         self._kinds = [(np.dtype(d), tuple(s)) for d, s in spec["parts"]]

@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_dpvit import _reasons
 from keras_dpvit._validate import open_unit_interval
 from keras_dpvit.datasets import image_files
-from keras_dpvit.datasets.image_data import existing_folder, first_line
+from keras_dpvit.datasets.image_data import existing_folder
 from keras_dpvit.datasets.image_files import shown
 from keras_dpvit.errors import InputError
 
@@ -226,6 +227,6 @@ def _entries(folder: Path) -> list[Path]:
         paths = list(folder.iterdir())
     except OSError as error:
         raise InputError(
-            f"data_dir must be readable; {shown(folder)!r} is not: {first_line(error)}."
+            f"data_dir must be readable; {shown(folder)!r} is not: {_reasons.reason(error)}."
         ) from error
     return sorted((p for p in paths if not p.name.startswith(".")), key=lambda path: path.name)

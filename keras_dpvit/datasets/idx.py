@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dpvit.datasets.image_data import ImageData, existing_folder, first_line
+from keras_dpvit import _reasons
+from keras_dpvit.datasets.image_data import ImageData, existing_folder
 from keras_dpvit.errors import InputError
 
 EXPECTED_FILES = (
@@ -43,7 +44,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
             return _parse(stream, path, dimensions)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"IDX file {str(path)!r} must be readable to its end: {first_line(error)}."
+            f"IDX file {str(path)!r} must be readable to its end: {_reasons.reason(error)}."
         ) from error
 
 

@@ -10,12 +10,6 @@ import numpy as np
 from keras_dpvit.errors import InputError
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, or its type's name when it has no text."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
-
-
 def existing_folder(data_dir: str | os.PathLike[str], contents: str) -> Path:
     """Checks that `data_dir` is a folder.
 

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _validate
-from keras_dpvit.datasets.image_data import first_line
+from keras_dpvit import _reasons, _validate
 from keras_dpvit.errors import InputError
 
 # Of width times height: above what phones make (108 million); a file of a few kilobytes may hold
@@ -102,9 +101,18 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """All files in a folder and its sub-folders by name, but for hidden ones and what is in such.
 
     Links to folders are followed, each folder is gone through once.
+
+    Raises:
+        InputError: if a folder cannot be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise InputError(
+            f"folder {shown(error.filename)!r} cannot be read: {error.strerror}."
+        ) from error
+
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         if real in seen:
@@ -226,7 +234,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
         elif "cannot identify image file" in str(error):
             reason = "it is in none of the formats that can be read"
         else:
-            reason = first_line(error).rstrip(".")
+            reason = _reasons.reason(error)
         raise InputError(
             f"image file {shown(path)!r} must be one whole picture: {reason}."
         ) from error

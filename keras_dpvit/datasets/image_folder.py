@@ -13,10 +13,10 @@ import numpy as np
 from keras_dpvit.datasets.folder_survey import Item, survey_folder
 from keras_dpvit.datasets.image_data import ImageData
 from keras_dpvit.datasets.image_files import Reading, read_image, shown
+from keras_dpvit.datasets.picture_files import together
 from keras_dpvit.errors import InputError
 
 _FILES_WORTH_A_BAR = 1000
-_NAMED = 5  # files that a message names
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int]:
@@ -109,7 +109,7 @@ def _read_images(
         try:
             image = read_image(path, image_shape, reading=reading)
         except InputError as error:
-            bad.append(str(error).rstrip("."))
+            bad.append(str(error))
             continue
         if images is None:
             first, images = path, np.empty((len(items), *image.shape), dtype=np.uint8)
@@ -121,8 +121,7 @@ def _read_images(
             )
         images[row] = image
     if bad:
-        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        raise InputError(f"{'; '.join(bad[:_NAMED])}{more}.")
+        raise together(bad)
     assert images is not None
     return images, np.array([label for _, label in items], dtype=np.int64)
 

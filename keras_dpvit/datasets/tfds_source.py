@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit.datasets.image_data import ImageData, first_line
+from keras_dpvit import _reasons
+from keras_dpvit.datasets.image_data import ImageData
 from keras_dpvit.errors import InputError
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -90,7 +91,8 @@ def load_downloaded(
         builder.download_and_prepare()
     except Exception as error:
         raise InputError(
-            f"{name}: tensorflow-datasets could not download it; {advice} ({first_line(error)})."
+            f"{name}: tensorflow-datasets could not download it; {advice} "
+            f"({_reasons.reason(error)})."
         ) from error
     return _read(name, lambda: builder, str(builder.data_dir), class_names)
 
@@ -106,7 +108,7 @@ def _read(
     except Exception as error:
         raise InputError(
             f"{name}: tensorflow-datasets must be able to read images and labels in the splits "
-            f"train and test from {folder!r}: {type(error).__name__}: {first_line(error)}."
+            f"train and test from {folder!r}: {type(error).__name__}: {_reasons.reason(error)}."
         ) from error
     (x_train, y_train), (x_test, y_test) = parts
     return ImageData(name, x_train, y_train, x_test, y_test, tuple(class_names))

@@ -18,7 +18,6 @@ _QUIET = {"OPENCV_LOG_LEVEL": "OFF", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
 _AHEAD = 8  # frames read before they are asked for
 _WAITS = (0.5, 1, 2, 4, 8)  # seconds before a camera is opened again
 _ADDRESSES = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://")
-_NAMED = 5  # pictures that a message names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,12 +99,11 @@ class PictureSource(Source):
                 if with_pictures:
                     picture = _blue_first(image_files.read_image(path, reading=self._reading))
             except InputError as error:
-                bad.append(str(error).rstrip("."))
+                bad.append(str(error))
                 continue
             yield Frame(name, pixels, picture)
         if bad:
-            more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            raise InputError(f"{'; '.join(bad[:_NAMED])}{more}.")
+            raise picture_files.together(bad)
 
 
 def _blue_first(image: np.ndarray) -> np.ndarray:

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _validate
+from keras_dpvit import _reasons, _validate
 from keras_dpvit.edge import sandbox
 from keras_dpvit.edge.attachments import read_attached
 from keras_dpvit.errors import InputError
 
 _SIGNATURE = "serving_default"
+_AT_ONCE = 32  # images, of a file that takes any number
 
 
 class TFLiteRunner:
-    """A TFLite file written by `export.tflite`, one image at a time.
+    """A TFLite file written by `export.tflite`.
 
     A file with the digest of an export is loaded right away. Any other is first run in a
     separate process (half a second), because LiteRT may crash on a damaged one.
@@ -26,6 +27,7 @@ class TFLiteRunner:
 
     Attributes:
         image_shape: (height, width, channels).
+        batch_size: images that the file takes at a time; None if any number.
         input_dtype: "float32", or "uint8" for int8 files.
         output_dtypes: of each output by its name.
         labels: class names in the order of the classes; None if the file has none.
@@ -47,8 +49,9 @@ class TFLiteRunner:
             self._interpreter = make_interpreter(model_content=content, num_threads=num_threads)
             self._predict = self._interpreter.get_signature_runner(_SIGNATURE)
         except (InputError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{path} cannot be loaded as TFLite: {reason}") from error
+            raise InputError(
+                f"{path} cannot be loaded as TFLite: {_reasons.reason(error)}."
+            ) from error
         inputs, outputs = self._predict.get_input_details(), self._predict.get_output_details()
         if list(inputs) != ["images"] or "probabilities" not in outputs:
             raise InputError(
@@ -59,6 +62,8 @@ class TFLiteRunner:
         self.input_dtype = np.dtype(self._dtype).name
         self.output_dtypes = {name: np.dtype(out["dtype"]).name for name, out in outputs.items()}
         self.image_shape: Any = tuple(int(side) for side in inputs["images"]["shape"][1:])
+        number = int(inputs["images"]["shape_signature"][0])
+        self.batch_size = None if number < 0 else number
         self.labels = attached.labels
         self.provenance = attached.provenance
 
@@ -70,11 +75,18 @@ class TFLiteRunner:
         if self._dtype == np.uint8 and images.dtype != np.uint8:
             images = np.clip(np.rint(images), 0, 255)
         images = images.astype(self._dtype, copy=False)
-        parts = [self._predict(images=image[None]) for image in images]
+        step = self.batch_size or _AT_ONCE
+        parts = [self._outputs(images[i : i + step]) for i in range(0, len(images), step)]
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if "class_id" not in found:  # a file of probabilities alone
             found["class_id"] = found["probabilities"].argmax(axis=-1).astype("int32")
         return found
+
+    def _outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        number = len(images)
+        if self.batch_size is not None and number < self.batch_size:
+            images = np.concatenate([images, images[-1:].repeat(self.batch_size - number, axis=0)])
+        return {name: rows[:number] for name, rows in self._predict(images=images).items()}
 
     def class_names(self, number: int) -> list[str]:
         """The names of classes 0 to `number - 1`."""

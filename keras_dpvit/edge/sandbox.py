@@ -17,6 +17,8 @@ def failure(content: bytes) -> str | None:
     Args:
         content: the bytes of the file.
     """
+    from keras_dpvit import _reasons  # here, because the child runs this file without the package
+
     try:
         # By its path and with -P: the child needs nothing of this package.
         process = subprocess.run(
@@ -31,7 +33,7 @@ def failure(content: bytes) -> str | None:
     if process.returncode == 0:
         return None
     if process.returncode == _REFUSED:
-        return process.stdout.decode(errors="replace").strip()
+        return _reasons.reason(process.stdout.decode(errors="replace"))
     return "LiteRT crashes on it."
 
 
@@ -48,8 +50,7 @@ def _main() -> None:
         for made in interpreter.get_output_details():
             interpreter.get_tensor(made["index"])
     except Exception as error:  # whatever it is, the file cannot be run
-        lines = str(error).strip().splitlines()
-        print(lines[0] if lines else type(error).__name__)
+        print(str(error).strip() or type(error).__name__)
         sys.exit(_REFUSED)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit import _reasons
 from keras_dpvit.datasets.image_files import shown
 from keras_dpvit.errors import InputError
 
@@ -86,6 +87,5 @@ def read_kid(path: pathlib.Path) -> str | None:
 
 
 def _unreadable(path: Any, error: BaseException) -> InputError:
-    lines = str(error).strip().splitlines()
-    reason = lines[0].strip() if lines else type(error).__name__
+    reason = _reasons.reason(error)
     return InputError(f"image file {shown(path)!r} must be one whole image: {reason}.")

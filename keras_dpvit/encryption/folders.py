@@ -14,7 +14,7 @@ from keras_dpvit.encryption.key_file import KeyFile
 from keras_dpvit.encryption.keys import SecretKey
 from keras_dpvit.encryption.manifest import FORMAT, VERSION, Journal, Manifest, read_manifest
 from keras_dpvit.encryption.schemes import block_size_of
-from keras_dpvit.encryption.workers import Job, Task, run_tasks
+from keras_dpvit.encryption.workers import Job, Task, plain_shapes, run_tasks
 from keras_dpvit.errors import InputError
 
 _LONGEST_NAME = 255 - len(".webp")  # bytes that a file system takes
@@ -34,7 +34,7 @@ class Report:
         num_files: int, files that are in the output now.
         resumed: int, how many of those files were there before, intact.
         failures: one line for each file that could not be done; empty if the output is complete.
-        ignored: int, files of the input that are not images by their names.
+        ignored: int, files of the input, hidden ones aside, that are not images by their names.
     """
 
     num_images: int
@@ -283,18 +283,11 @@ def _folders(
 def _list_images(source: pathlib.Path) -> tuple[list[str], int]:
     """Sorted paths of the images below a folder, and how many other files there are."""
     names, ignored = [], 0
-
-    def stop(error: OSError) -> None:
-        raise InputError(f"input folder {error.filename} cannot be read: {error.strerror}.")
-
-    for folder, subfolders, files in os.walk(source, onerror=stop):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            path = pathlib.Path(folder, name)
-            if image_files.is_picture(path):
-                names.append(path.relative_to(source).as_posix())
-            else:
-                ignored += 1
+    for path in image_files.files_below(source):
+        if image_files.is_picture(path):
+            names.append(path.relative_to(source).as_posix())
+        else:
+            ignored += 1
     if not names:
         raise InputError(
             f"input must have image files ({', '.join(image_files.suffixes())}); {source} has none."
@@ -361,8 +354,8 @@ def _check_plain(tasks: list[Task], job: Job, key_file: KeyFile) -> None:
     """Refuses images by their headers, before anything is written."""
     side = block_size_of(key_file.scheme, key_file.options)
     fitting = set()
-    for path in (job.source / image["source"] for task in tasks for image in task.images):
-        shape = image_files.read_shape(path, job.channels)
+    paths = [job.source / image["source"] for task in tasks for image in task.images]
+    for path, shape in zip(paths, plain_shapes(paths, job), strict=True):
         if job.size is not None:
             shape = (*job.size, shape[2])
         height, width, depth = shape

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dpvit import _files
 from keras_dpvit.datasets import image_files
+from keras_dpvit.datasets.picture_files import read_each
 from keras_dpvit.encryption import ciphertext_files, tfrecords
 from keras_dpvit.encryption.blocks import Shape
 from keras_dpvit.encryption.cipher import ImageCipher, shape_of
@@ -249,3 +250,22 @@ def _read_plain(job: Job, path: pathlib.Path) -> np.ndarray:
     depth = job.channels or image_files.read_shape(path)[2]
     shape = (*job.size, depth)
     return image_files.read_image(path, shape, resize=job.resize, reading=job.reading)
+
+
+def plain_shapes(paths: list[pathlib.Path], job: Job) -> list[Shape]:
+    """The shapes that pictures will have, by their headers.
+
+    Raises:
+        InputError: if a header is not a picture's. Then all files are read, so that the message
+            is of everything that is wrong.
+    """
+    try:
+        return read_each(paths, lambda path: image_files.read_shape(path, job.channels))
+    except InputError:
+        read_each(
+            paths,
+            lambda path: (
+                image_files.read_image(path, channels=job.channels, reading=job.reading).shape
+            ),
+        )
+        raise

@@ -44,18 +44,20 @@ def flatbuffer_of(
     quantize: str | None = None,
     calibration: np.ndarray | None = None,
     outputs: str = "all",
+    batch_size: int | None = 1,
 ) -> bytes:
-    """Converts a served model for batches of one image.
+    """Converts a served model.
 
     Args:
         served: the model.
         quantize: None or one of `QUANTIZATIONS`.
         calibration: for "int8", images `(n, height, width, channels)`, pixels 0..255.
         outputs: "all" or "probabilities".
+        batch_size: int, images at a time; None for any number.
     """
     module = tf.Module()
     module.model_variables = served.model_variables
-    module.serving_default = served.numeric_function(batch_size=1, outputs=outputs)
+    module.serving_default = served.numeric_function(batch_size, outputs=outputs)
     with tempfile.TemporaryDirectory() as directory:
         tf.saved_model.save(module, directory, signatures={_SIGNATURE: module.serving_default})
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=[_SIGNATURE])
@@ -65,15 +67,17 @@ def flatbuffer_of(
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
             assert calibration is not None
-            return _full_int8(converter, calibration)
+            return _full_int8(converter, calibration, batch_size or 1)
         content: bytes = converter.convert()
     return content
 
 
-def _full_int8(converter: Any, calibration: np.ndarray) -> bytes:
+def _full_int8(converter: Any, calibration: np.ndarray, batch_size: int) -> bytes:
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for image in calibration:
-            yield {"images": image[None].astype(np.float32)}
+        for start in range(0, len(calibration), batch_size):
+            # The last batch is filled up from the front: ranges do not count images.
+            numbers = np.arange(start, start + batch_size) % len(calibration)
+            yield {"images": calibration[numbers].astype(np.float32)}
 
     converter.representative_dataset = batches
     # The two halves of the converter's own int8 conversion, for which ops stay in float is known

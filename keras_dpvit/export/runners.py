@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit import _reasons
 from keras_dpvit.edge.runner import TFLiteRunner
 from keras_dpvit.errors import InputError
 from keras_dpvit.export import signatures
@@ -31,7 +32,9 @@ class SavedModelRunner:
             self._loaded = tf.saved_model.load(str(path))
             self._predict = self._loaded.signatures[signatures.DEFAULT]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise InputError(f"{path} cannot be loaded as a SavedModel: {_first(error)}") from error
+            raise InputError(
+                f"{path} cannot be loaded as a SavedModel: {_reasons.reason(error)}."
+            ) from error
         _, inputs = self._predict.structured_input_signature
         if list(inputs) != ["images"]:
             raise InputError(
@@ -67,7 +70,9 @@ class SavedModelRunner:
         try:
             outputs = self.signatures[signature_name](**{name: tf.constant(values, dtype)})
         except (tf.errors.OpError, TypeError, ValueError) as error:
-            raise InputError(f"{self.directory} refuses {name}: {_first(error)}") from error
+            raise InputError(
+                f"{self.directory} refuses {name}: {_reasons.reason(error)}."
+            ) from error
         return {name: value.numpy() for name, value in outputs.items()}
 
     def predict_files(self, files: list[bytes]) -> dict[str, np.ndarray]:
@@ -106,7 +111,3 @@ def version_directory(directory: str | os.PathLike[str]) -> pathlib.Path:
     if not versions:
         raise InputError(f"{path} holds no SavedModel (saved_model.pb), nor a version of one.")
     return max(versions, key=lambda p: int(p.name))
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import requests
 
+from keras_dpvit import _reasons
 from keras_dpvit.errors import InputError
 
 _REST = re.compile(
@@ -260,8 +261,9 @@ def _reason(body: bytes) -> str:
 
 
 def _one_line(text: Any) -> str:
-    line = " ".join(str(text).split()).rstrip(".")
-    return line if len(line) <= 300 else f"{line[:297]}..."
+    """A server's words without the places in its graph, in one line."""
+    words = " ".join(_reasons.telling_lines(str(text))).split()
+    return _reasons.shortened(" ".join(words).rstrip("."))
 
 
 def _too_late(url: str, timeout: float) -> str:

@@ -31,10 +31,11 @@ def tflite(
     noise_at_inference: bool | None = None,
     card: dict[str, Any] | None = None,
     outputs: str = "all",
+    batch_size: int | None = 1,
 ) -> None:
-    """Writes a TFLite file for one image at a time.
+    """Writes a TFLite file, usually for one image at a time.
 
-    Input `images`, `(1, height, width, channels)`, pixels 0..255: float32, or uint8 for
+    Input `images`, `(batch_size, height, width, channels)`, pixels 0..255: float32, or uint8 for
     `quantize="int8"`. Outputs "probabilities" float32, "class_id" int32 and, for a fused model,
     "weights" and "member_probabilities", by signature `serving_default`. Class names, provenance
     and privacy card are attached (`edge.attachments`), and TFLite's own metadata name them. A file
@@ -66,19 +67,25 @@ def tflite(
             noise of attention alone.
         card: the privacy card; None makes one if the model has a privacy ledger.
         outputs: "all", or "probabilities" for classifier APIs, which want one output.
+        batch_size: int, images that the file takes at a time, or None for any number: the first
+            dimension is then dynamic, 1 until a program calls `resize_tensor_input`. Phones' and
+            browsers' classifier APIs want 1.
 
     Raises:
         InputError: on arguments that do not fit the model or each other, or if the place cannot be
             written.
     """
     _validate.one_of(OUTPUTS, outputs=outputs)
+    if batch_size is not None:
+        _validate.positive_int(batch_size=batch_size)
     served = ServedModel(model, class_names, noise_at_inference)
     warn_if_unprotected(model)
     if card is None and hasattr(model, "privacy_ledger"):
         card = privacy_card(model)
-    flatbuffer = convert(served, quantize, calibration, outputs)
+    flatbuffer = convert(served, quantize, calibration, outputs, batch_size)
     flatbuffer = with_metadata(flatbuffer, _description(served, card))
     files = _attachments(model, served, quantize, card, flatbuffer)
+    files[PROVENANCE]["batch_size"] = batch_size
     labels = [str(name) for name in served.class_names]
     _files.write_whole(path, attach(flatbuffer, labels, files))
 
@@ -108,6 +115,7 @@ def convert(
     quantize: str | None = None,
     calibration: Any = None,
     outputs: str = "all",
+    batch_size: int | None = 1,
 ) -> bytes:
     """The bare flatbuffer of a served model, without metadata; see `tflite`.
 
@@ -125,10 +133,10 @@ def convert(
                 'measured would spoil the file. Take quantize="dynamic", or '
                 "noise_at_inference=False."
             )
-        return flatbuffer_of(served, quantize, images, outputs)
+        return flatbuffer_of(served, quantize, images, outputs, batch_size)
     if calibration is not None:
         raise InputError(f'calibration is for quantize="int8" alone, got {quantize!r}.')
-    return flatbuffer_of(served, quantize, outputs=outputs)
+    return flatbuffer_of(served, quantize, outputs=outputs, batch_size=batch_size)
 
 
 def _checked_calibration(calibration: Any, image_shape: tuple[int, int, int]) -> np.ndarray:

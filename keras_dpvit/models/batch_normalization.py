@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_dpvit import _validate
+from keras_dpvit import _reasons, _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.fixed_normalization import FixedNormalization
 from keras_dpvit.layers.inside import layers_inside
@@ -59,9 +59,9 @@ def replace_batch_normalization(model: Any, by: str = "group") -> Any:
     try:
         copy = _clone(model, by, made)
     except (NotImplementedError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model must be a functional or sequential one that Keras can clone: {first}"
+            "model must be a functional or sequential one that Keras can clone: "
+            f"{_reasons.reason(error)}."
         ) from error
     for layer, other in made:
         _copy_weights(layer, other)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
+from keras_dpvit import _reasons
 from keras_dpvit.errors import InputError
 from keras_dpvit.models import provenance
 from keras_dpvit.models.trainable import choose_trainable
@@ -188,6 +189,7 @@ class PrivatelyTrainable(_Base):
         except Exception as error:
             told = _input_error_in(error)
             if told is None:
+                error.add_note(f"fit failed: {_reasons.reason(error)}")
                 raise
             raise told from None
         finally:

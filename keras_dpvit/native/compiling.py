@@ -16,6 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_dpvit import _reasons
+
 SWITCH = "KERAS_DPVIT_NATIVE"
 
 _HERE = pathlib.Path(__file__).parent
@@ -130,6 +132,7 @@ def _run(command: list[str]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
-    errors = [line for line in said.splitlines() if "error" in line] or said.splitlines()
-    return errors[0] if errors else type(error).__name__
+    if not isinstance(error, subprocess.CalledProcessError):
+        return _reasons.reason(error)
+    lines = error.stderr.splitlines()
+    return next((line for line in lines if "error" in line), _reasons.reason(error.stderr))

@@ -7,8 +7,9 @@ import os
 import pathlib
 from typing import Any
 
+from keras_dpvit import _reasons
 from keras_dpvit._files import CARD_NAME, KERAS_NAME, RUN_NAME
-from keras_dpvit.datasets.image_data import ImageData, first_line
+from keras_dpvit.datasets.image_data import ImageData
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import Ledger, ledger_from_dict
 
@@ -134,7 +135,7 @@ def load(files: RunFiles) -> Run:
     try:
         model = load_model(path)
     except Exception as error:
-        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be loaded: {_reasons.reason(error)}.") from error
     if not hasattr(model, "privacy_ledger"):
         raise InputError(f"{path} must hold a model of this package, not {type(model).__name__}.")
     if model.output_shape[-1] != len(files.class_names):
@@ -204,7 +205,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(f"run must hold {path.name}; {str(path.parent)!r} does not.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {first_line(error)}.") from error
+        raise InputError(f"{path} cannot be read as JSON: {_reasons.reason(error)}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, got a {type(content).__name__}.")
     return content

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from keras_dpvit import _files
+from keras_dpvit import _files, _reasons
 from keras_dpvit.errors import InputError
 
 
@@ -43,7 +43,6 @@ def load_any(path: str, argument: str = "model") -> Any:
     Raises:
         InputError: if the file is missing or cannot be loaded.
     """
-    from keras_dpvit.datasets.image_data import first_line
     from keras_dpvit.loading import load_model
 
     check_model_file(path, argument)
@@ -52,7 +51,7 @@ def load_any(path: str, argument: str = "model") -> Any:
     except Exception as error:
         raise InputError(
             f"{argument} must be a .keras file of this package; {path!r} cannot be loaded: "
-            f"{first_line(error)}"
+            f"{_reasons.reason(error)}."
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dpvit import _files
+from keras_dpvit import _files, _reasons
 from keras_dpvit.errors import InputError
 
 _FILE = "private_training.npz"
@@ -124,7 +124,8 @@ class Checkpoint:
                 meta: dict[str, Any] = json.loads(bytes(stored[_META]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"checkpoint_dir={str(self.directory)!r} holds a damaged checkpoint: {error}."
+                f"checkpoint_dir={str(self.directory)!r} holds a damaged checkpoint: "
+                f"{_reasons.reason(error)}."
             ) from error
         return meta
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit import _reasons
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.ledger import Ledger, PrivacyLedger, ledger_from_dict
@@ -240,7 +241,7 @@ def _check_finite(path: pathlib.Path, values: Iterable[Array]) -> None:
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return InputError(
-        f"init_weights must be a file that can be loaded, got {str(path)!r}: {reason}"
+        f"init_weights must be a file that can be loaded, got {str(path)!r}: "
+        f"{_reasons.reason(error)}."
     )

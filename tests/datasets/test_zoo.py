@@ -152,3 +152,20 @@ def test_names_that_are_no_text_are_shown(tmp_path):
         (tmp_path / "data" / label / "x.png").write_bytes(zoo.PNG)
     with pytest.raises(InputError, match="printable UTF-8"):
         load("image_folder", tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_listed_is_no_silent_loss(tmp_path, monkeypatch):
+    for label in ("cat", "dog"):
+        for place in (tmp_path / label, tmp_path / label / "more"):
+            place.mkdir()
+            (place / "x.png").write_bytes(zoo.PNG)
+    listed = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # what a folder of another user does
+    with pytest.raises(InputError, match="more' cannot be read: Permission denied"):
+        load("image_folder", tmp_path)

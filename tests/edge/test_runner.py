@@ -106,7 +106,7 @@ def test_changed_bytes_in_the_header(model, bare, seed, tmp_path):
         assert TFLiteRunner(tmp_path / "other.tflite").image_shape == (8, 8, 1)
     else:
         assert "\n" not in problem
-        assert refused(tmp_path / "other.tflite").endswith(problem)
+        assert refused(tmp_path / "other.tflite").endswith(f": {problem}.")
 
 
 def test_a_crash_of_the_trial_is_told(monkeypatch, tmp_path):

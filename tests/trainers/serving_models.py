@@ -54,7 +54,9 @@ class Servable:
             return self._session.run(fetch, feed)
         except tf.errors.OpError as error:
             code = next(k for k, v in vars(grpc.StatusCode).items() if _is(v, error.error_code))
-            raise ServingError(code, error.message) from error
+            # The server itself is C++: it has not the lead that TensorFlow's Python puts before.
+            message = error.message.removeprefix("Graph execution error:").strip()
+            raise ServingError(code, message) from error
         except (TypeError, ValueError) as error:  # the session's own check of shapes
             raise invalid(str(error)) from error
 

@@ -78,6 +78,17 @@ def test_verify_passes_what_export_wrote(both, run, place, pictures):
     assert "3 images" in rows["given pictures"]
 
 
+def test_a_file_for_any_number_of_images_is_verified_and_used(both, run, place, pictures):
+    flags = ("--run=run", "--tflite=any.tflite", "--batch_size=any")
+    assert run("export", *flags, cwd=place).returncode == 0
+    flags = ("--saved_model=served/ours", "--tflite=any.tflite", f"--images={pictures}")
+    result = run("verify", *flags, cwd=place)
+    assert result.returncode == 0, result.stdout + result.stderr
+    result = run("edge", "--model=any.tflite", f"--source={pictures}", "--json", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["num_frames"] == 3
+
+
 def test_verify_fails_a_card_edited_by_hand(both, run, place, tmp_path):
     shutil.copytree(place / "served" / "ours" / "1", tmp_path / "1")
     path = tmp_path / "1" / "assets.extra" / "privacy_card.json"
@@ -185,6 +196,8 @@ def bad_place(tmp_path):
         (["--model=no.keras", "--saved_model=file/1"], "saved_model must be in a directory"),
         (["--model=no.keras", "--tflite=x.bin"], "tflite must be a file ending in .tflite"),
         (["--model=no.keras", "--saved_model=1", "--quantize=int8"], "quantize is for TFLite"),
+        (["--model=no.keras", "--saved_model=1", "--batch_size=4"], "batch_size is for TFLite"),
+        (["--model=no.keras", "--tflite=a.tflite", "--batch_size=0"], "batch_size must be any or"),
         (
             ["--model=no.keras", "--tflite=x.tflite", "--calibration=empty"],
             "calibration is for --quantize=int8 alone",
