@@ -46,6 +46,8 @@ from .training.optimizers import DPKerasAdamOptimizer as DPKerasAdamOptimizer
 from .training.optimizers import DPKerasSGDOptimizer as DPKerasSGDOptimizer
 from .training.optimizers import private as private
 from .training.own_loop import PrivateStep as PrivateStep
+from .training.private_mean import center_features as center_features
+from .training.private_mean import private_mean as private_mean
 from .training.private_metrics import PrivateMetrics as PrivateMetrics
 from .training.private_wrapper import make_private as make_private
 

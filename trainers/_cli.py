@@ -16,6 +16,7 @@ def run(
     flag_values: flags.FlagValues,
     text: str | None,
     argv: Sequence[str] | None = None,
+    expand: Callable[[list[str]], list[str]] | None = None,
 ) -> None:
     """Parses flags and runs `main`.
 
@@ -27,6 +28,7 @@ def run(
         flag_values: the program's flags; values of an earlier run in this process are forgotten.
         text: the program's docstring.
         argv: the flags as typed (default: those of the command line).
+        expand: makes of them those that count.
 
     Raises:
         SystemExit: with the exit status, where it is not 0.
@@ -36,11 +38,12 @@ def run(
         print((text or "").strip(), "\n\nFlags:")
         print(flag_values.get_help(include_special_flags=False))
         return
-    for name in flag_values:
-        flag_values[name].unparse()
     command_line = sys.argv
-    sys.argv = [command_line[0], *typed]  # audits record the flags that they find there
     try:
+        typed = typed if expand is None else expand(typed)
+        for name in flag_values:
+            flag_values[name].unparse()
+        sys.argv = [command_line[0], *typed]  # audits record the flags that they find there
         _parse(flag_values)
         main()
     except InputError as error:

@@ -6,9 +6,10 @@ are loaded again and scored on the held-out images.
 
 Examples:
   python -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=40
-  python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 --epochs=10 \
+  python -m trainers.train --dataset=fashion_mnist --epsilon=3 --delta=1e-5 \
       --output_dir=savedmodels/fmnist
-  python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3 --members=1
+  python -m trainers.train --dataset=image_folder --data_dir=photos --image_size=32,32,3
+  python -m trainers.train --recipe=none --dataset=fashion_mnist --epochs=10
   python -m trainers.train --dataset=fashion_mnist --encryption_key=key.json
   python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
 """
@@ -20,11 +21,17 @@ from typing import Any
 from absl import flags
 
 from keras_dpvit import _quiet, _validate
-from keras_dpvit.models.presets import preset_arguments, preset_for
+from keras_dpvit.errors import InputError
+from keras_dpvit.models.presets import (
+    check_weights,
+    num_whitened_blocks,
+    preset_arguments,
+    preset_for,
+)
 from keras_dpvit.privacy.sampling import independent_parts
 from keras_dpvit.runs.settings import RunSettings
 from keras_dpvit.training.initial_weights import check_path
-from trainers import _cli, _flags, _hidden_images
+from trainers import _cli, _flags, _hidden_images, _recipes
 
 # Kept out of run.json, which travels: a seed is a secret, and places tell of the machine.
 _STAY_HERE = (
@@ -69,6 +76,14 @@ flags.DEFINE_enum(
     "each record goes to one member, drawn for itself, and each member has the whole budget.",
     flag_values=FLAGS,
 )
+_recipes.define_flag(FLAGS)
+flags.DEFINE_string(
+    "weights",
+    None,
+    "Start every member from weights that were learned from made-up images: synthetic, those that "
+    "ship with the preset, or a .npz file of trainers.pretrain. No record is behind them.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string(
     "init_weights",
     None,
@@ -94,7 +109,19 @@ flags.DEFINE_enum(
     "optimizer", "adam", ["adam", "sgd"], "Which private optimizer.", flag_values=FLAGS
 )
 flags.DEFINE_float(
-    "learning_rate", None, "Learning rate (default: 5e-3 for adam, 0.5 for sgd).", flag_values=FLAGS
+    "learning_rate",
+    None,
+    "Learning rate (default: 5e-3 for adam, 0.5 for sgd; one that fits the number of records and "
+    "steps for the head of a preset with --weights).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float("momentum", 0.0, "Of sgd.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "center_noise",
+    None,
+    "Noise multiplier with which the means of a whitened head's features are released, within the "
+    "budget (default: they stay where made-up images put them).",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "clipping", "median_layer", ["median_layer", "flat"], "Clipping by layer.", flag_values=FLAGS
@@ -143,6 +170,8 @@ def _check_flags() -> None:
         members=_validate.positive_int,
         learning_rate=_validate.positive,
         l2_norm_clip=_validate.clipping_norm,
+        momentum=_momentum,
+        center_noise=_validate.positive,
         attention_noise_stddev=_validate.non_negative,
         norm_noise_stddev=_validate.non_negative,
         physical_batch_size=_validate.positive_int,
@@ -150,8 +179,25 @@ def _check_flags() -> None:
     _flags.delta(FLAGS)
     if FLAGS.preset is not None:
         preset_arguments(FLAGS.preset)
+    if FLAGS.weights is not None:
+        _check_weights()
+    if FLAGS.center_noise is not None and (FLAGS.weights is None or FLAGS.trainable != "head"):
+        raise InputError("center_noise needs weights from made-up images and trainable=head.")
     if FLAGS.init_weights is not None:
         check_path(FLAGS.init_weights)
+
+
+def _momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise InputError(f"momentum must be at least 0 and below 1, got {momentum:g}.")
+
+
+def _check_weights() -> None:
+    if FLAGS.preset is None:
+        raise InputError("preset must be given with weights: they belong to one preset.")
+    check_weights(FLAGS.preset, FLAGS.weights)
+    if FLAGS.init_weights is not None:
+        raise InputError("weights and init_weights exclude each other: give one of them.")
 
 
 def _parts(num_records: int, kept: Any) -> Any:
@@ -188,7 +234,7 @@ def main() -> None:
 
     settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
     num_examples = training.public_number(len(data.x_train), settings)
-    plans = training.plans(num_examples, settings)
+    plans = training.plans(num_examples, settings, num_whitened_blocks(preset))
     _quiet.start_tensorflow()
     from keras_dpvit.runs import exports
     from keras_dpvit.runs.kept_run import KeptRun
@@ -198,6 +244,8 @@ def main() -> None:
         # A preset that was not given is a part of the run too.
         same = {**_flags.recorded(FLAGS, _MAY_CHANGE), "preset": preset}
         kept = KeptRun(FLAGS.checkpoint_dir, same)
+    if FLAGS.recipe != _recipes.NONE:
+        print(f"Recipe {FLAGS.recipe}; --recipe=none and flags of your own replace it.")
     print(training.describe(plans[0], data, preset, settings, num_examples))
     try:
         members, histories = training.train_all(
@@ -229,7 +277,8 @@ def main() -> None:
 
 def run(argv: list[str] | None = None) -> None:
     """Runs the program on these flags (default: the command line's)."""
-    _cli.run(main, FLAGS, __doc__, argv)
+    typed = list(sys.argv[1:] if argv is None else argv)
+    _cli.run(main, FLAGS, __doc__, typed, lambda given: _recipes.expanded(given, FLAGS))
 
 
 if __name__ == "__main__":

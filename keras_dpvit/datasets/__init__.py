@@ -4,5 +4,15 @@ from keras_dpvit.datasets.array_records import ArrayRecords, to_array_record
 from keras_dpvit.datasets.image_data import ImageData
 from keras_dpvit.datasets.image_files import Reading
 from keras_dpvit.datasets.loading import DATASETS, load
+from keras_dpvit.datasets.synthetic import ShapeImages, synthetic_shapes
 
-__all__ = ["DATASETS", "ArrayRecords", "ImageData", "Reading", "load", "to_array_record"]
+__all__ = [
+    "DATASETS",
+    "ArrayRecords",
+    "ImageData",
+    "Reading",
+    "ShapeImages",
+    "load",
+    "synthetic_shapes",
+    "to_array_record",
+]

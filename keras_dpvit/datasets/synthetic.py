@@ -117,7 +117,7 @@ class _Family:
         lines = np.linspace(-_CANVAS, _CANVAS, 64, dtype="float32")
         x, y = np.meshgrid(lines, lines)
         covered = np.zeros(x.shape, bool)
-        for part in self.parts.T:
+        for part in self.parts.T[self.parts[7] > 0]:  # holes show nothing
             covered |= _inside(part[:, None, None], x, y, 0.02)[0] > 0.5
         if not covered.any():
             covered[...] = True
@@ -208,9 +208,7 @@ def _bent_coordinates(
     return bent_x, bent_y
 
 
-def _ground(
-    rng: np.random.Generator, count: int, size: tuple[int, int], channels: int
-) -> Array:
+def _ground(rng: np.random.Generator, count: int, size: tuple[int, int], channels: int) -> Array:
     """What shapes lie on: black under grey ones, else black, white or a slope of colours."""
     if channels == 1:
         return np.zeros((count, *size, 1), "float32")

@@ -5,6 +5,7 @@ what training releases, so it earns no epsilon (docs/privacy.md).
 """
 
 from keras_dpvit.layers.attention import SelfAttention, ThresholdAttention
+from keras_dpvit.layers.color import LumaChroma
 from keras_dpvit.layers.convolution import ConvBranch, ConvStem, TokenDepthwiseConv
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.fusion import AdaptiveWeightedFusion
@@ -17,6 +18,7 @@ from keras_dpvit.layers.pooling import TokenMaxPooling
 from keras_dpvit.layers.position_gate import PositionGate
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
+from keras_dpvit.layers.whitening import JoinedFeatures, WhitenedFeatures
 
 __all__ = [
     "AdaptiveWeightedFusion",
@@ -25,6 +27,8 @@ __all__ = [
     "DPLayerNormalization",
     "GainAndBias",
     "ImageStandardization",
+    "JoinedFeatures",
+    "LumaChroma",
     "PatchEmbedding",
     "PositionGate",
     "PositionTable",
@@ -34,4 +38,5 @@ __all__ = [
     "TokenDepthwiseConv",
     "TokenMaxPooling",
     "TransformerBlock",
+    "WhitenedFeatures",
 ]

@@ -48,12 +48,15 @@ class DPViTBackbone(keras.Model):
         features: "pixels", or "scattering" for fixed wavelet features (`ScatteringTransform`),
             normalised over groups of channels.
         scattering_scales: int, `J` of the scattering: its maps are smaller by `2^J`.
+        scattering_luma: bool, for colour images: wavelet features of luma alone, and chroma
+            averaged over `2^J` pixels beside them; a third of the features, and of the time.
         conv_module: where eq 8's CONV stands. "none"; "stem", before the patches (`ConvStem`);
             "depthwise", at the start of each stage (`TokenDepthwiseConv`); "parallel", a branch of
             the classifier's over the same features (`ConvBranch`).
         conv_filters: int, channels of the stem's or branch's convolution.
         first_attention: "threshold", or "self" for plain self-attention in the first block of a
             stage too; nothing but the position table then tells places apart.
+        outputs: "tokens", or "all" for what a head over several depths reads (see below).
         seed: int or None, of the layers' noise.
         dtype: Keras dtype or policy.
         name, trainable: see `keras.Model`.
@@ -63,7 +66,9 @@ class DPViTBackbone(keras.Model):
 
     Output shape:
         `(batch, tokens of the last stage, hidden_dim)`; with `conv_module="parallel"` a dict of
-        these "tokens" and of the "features", `(batch, rows, columns, channels)`.
+        these "tokens" and of the "features", `(batch, rows, columns, channels)`. With
+        `outputs="all"` the dict has the tokens at the end of earlier stages too, "stage_1" and so
+        on.
 
     Raises:
         InputError: on sizes that do not fit each other.
@@ -110,9 +115,11 @@ class DPViTBackbone(keras.Model):
         input_scaling: str = "image",
         features: str = "pixels",
         scattering_scales: int = 2,
+        scattering_luma: bool = False,
         conv_module: str = "none",
         conv_filters: int = 16,
         first_attention: str = "threshold",
+        outputs: str = "tokens",
         seed: int | None = None,
         dtype: Any = None,
         name: str | None = None,
@@ -128,10 +135,12 @@ class DPViTBackbone(keras.Model):
         # === Functional model ===
         images = keras.Input(settings.image_shape, name="images")
         maps = feature_maps(images, settings)
-        outputs = Stages(settings)(maps)
-        if conv_module == "parallel":
-            outputs = {"tokens": outputs, "features": maps}
-        super().__init__(inputs=images, outputs=outputs, name=name)
+        stages = Stages(settings)
+        found = {"tokens": stages(maps), "features": maps}
+        if outputs == "all":
+            found.update({f"stage_{i}": end for i, end in enumerate(stages.ends[:-1], 1)})
+        alone = outputs == "tokens" and conv_module != "parallel"
+        super().__init__(inputs=images, outputs=found["tokens"] if alone else found, name=name)
         if not trainable:
             self.trainable = False
 
@@ -146,6 +155,11 @@ class DPViTBackbone(keras.Model):
         """(height, width, channels) of the images."""
         shape: tuple[int, int, int] = self._arguments["image_shape"]
         return shape
+
+    @property
+    def has_branch(self) -> bool:
+        """True if a parallel branch over the features belongs to the classifier."""
+        return bool(self._arguments["conv_module"] == "parallel")
 
     @property
     def branch_filters(self) -> int:

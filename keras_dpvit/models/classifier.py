@@ -9,7 +9,10 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.convolution import ConvBranch
 from keras_dpvit.layers.normalization import DPLayerNormalization
+from keras_dpvit.models import synthetic_weights
 from keras_dpvit.models.backbone import DPViTBackbone, deserialized_dtype
+from keras_dpvit.models.feature_head import HEADS, feature_vector
+from keras_dpvit.models.presets import preset_head
 from keras_dpvit.models.private_model import PrivatelyTrainable
 
 
@@ -26,7 +29,16 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         backbone: a `DPViTBackbone`.
         num_classes: int, at least 2.
         final_norm: bool, layer normalisation of the tokens before they are averaged (HVT).
-        head_hidden_dim: int or None, width of a hidden layer with GELU in the head.
+        head_hidden_dim: int or None, width of a hidden layer with GELU in a pooled head.
+        head: "pooled", the mean of the tokens; "flattened", every token normalised without
+            parameters, side by side; "whitened", wavelet features and the tokens of every depth,
+            whitened block by block by fixed constants (`WhitenedFeatures`), and logits from zero
+            weights: a head that learns under much noise (see `weights` of `from_preset`).
+        whitening_rank: int, directions that a whitened head shrinks in each block.
+        head_blocks: names of the blocks that a whitened head reads, of "features" (wavelets),
+            "stage_1" and so on, and "tokens" (of the last stage); None for all that there are.
+        mirrored: bool, for the two flat heads: the mean of an image's features and its mirror
+            image's.
         name, trainable: see `keras.Model`.
 
     Input shape:
@@ -36,7 +48,7 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         logits `(batch, num_classes)`, float32.
 
     Raises:
-        InputError: on fewer than 2 classes.
+        InputError: on fewer than 2 classes, or an argument that another head has.
 
     Example:
         ```python
@@ -56,6 +68,10 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         num_classes: int,
         final_norm: bool = False,
         head_hidden_dim: int | None = None,
+        head: str = "pooled",
+        whitening_rank: int = 200,
+        head_blocks: list[str] | None = None,
+        mirrored: bool = False,
         name: str | None = None,
         trainable: bool = True,
     ) -> None:
@@ -65,24 +81,27 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         if head_hidden_dim is not None:
             _validate.positive_int(head_hidden_dim=head_hidden_dim)
 
+        _validate.one_of(HEADS, head=head)
+        _validate.positive_int(whitening_rank=whitening_rank)
+        if head != "pooled" and (final_norm or head_hidden_dim is not None):
+            raise InputError(f"final_norm and head_hidden_dim need head='pooled', got {head!r}.")
+        if head == "pooled" and mirrored:
+            raise InputError("mirrored needs head='flattened' or 'whitened', got 'pooled'.")
+
         # === Functional model ===
-        dtype = backbone.dtype_policy
         images = keras.Input(backbone.image_shape, name="images")
-        tokens = backbone(images)
-        features = None
-        if isinstance(tokens, dict):
-            tokens, features = tokens["tokens"], tokens["features"]
-        if final_norm:
-            tokens = DPLayerNormalization(name="final_norm", dtype=dtype)(tokens)
-        x = keras.layers.GlobalAveragePooling1D(name="pooler", dtype=dtype)(tokens)
-        if head_hidden_dim is not None:
-            x = keras.layers.Dense(
-                head_hidden_dim, activation="gelu", name="head_hidden", dtype=dtype
+        if head == "pooled":
+            outputs = _pooled_head(images, backbone, num_classes, final_norm, head_hidden_dim)
+        else:
+            x = feature_vector(images, backbone, head, whitening_rank, head_blocks, mirrored)
+            outputs = keras.layers.Dense(
+                num_classes,
+                # Its bias is the weight of the constant behind whitened features.
+                use_bias=head == "flattened",
+                kernel_initializer="zeros",
+                name="logits",
+                dtype="float32",
             )(x)
-        outputs = keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
-        if features is not None:
-            branch = ConvBranch(num_classes, backbone.branch_filters, name="conv_branch")
-            outputs = keras.layers.Add(name="sum", dtype="float32")([outputs, branch(features)])
         super().__init__(inputs=images, outputs=outputs, name=name)
         if not trainable:  # saying that it is would unfreeze the backbone
             self.trainable = False
@@ -90,7 +109,14 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         # === Config ===
         self.backbone = backbone
         self.num_classes = num_classes
-        self._head = {"final_norm": final_norm, "head_hidden_dim": head_hidden_dim}
+        self._head = {
+            "final_norm": final_norm,
+            "head_hidden_dim": head_hidden_dim,
+            "head": head,
+            "whitening_rank": whitening_rank,
+            "head_blocks": None if head_blocks is None else list(head_blocks),
+            "mirrored": mirrored,
+        }
         self._observe()
 
     def attention_maps(self, images: Any) -> dict[str, np.ndarray]:
@@ -119,16 +145,80 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         return cls(**config)
 
     @classmethod
-    def from_preset(cls, name: str, num_classes: int, **overrides: Any) -> "DPViTClassifier":
+    def from_preset(
+        cls, name: str, num_classes: int, weights: str | None = None, **overrides: Any
+    ) -> "DPViTClassifier":
         """A classifier of a named size; keyword arguments replace the preset's.
 
         Args:
             name: one of `models.presets.PRESETS`.
             num_classes: int.
-            **overrides: arguments of `DPViTBackbone`, or `final_norm` and `head_hidden_dim`.
+            weights: None, or "synthetic" for the backbone and the constants of a whitened head as
+                they were learned from made-up images (`datasets.synthetic_shapes`): no record is
+                behind them. Or a file of such weights from `trainers.pretrain`.
+            **overrides: arguments of `DPViTBackbone`, or of the head.
 
         Raises:
-            InputError: if there is no such preset; the message lists them.
+            InputError: if there is no such preset, or it has no such weights; the message lists
+                those that there are.
         """
-        head = {k: overrides.pop(k) for k in ("final_norm", "head_hidden_dim") if k in overrides}
-        return cls(DPViTBackbone.from_preset(name, **overrides), num_classes, **head)
+        head = {**preset_head(name)}
+        head.update({k: overrides.pop(k) for k in _HEAD_ARGUMENTS if k in overrides})
+        model = cls(DPViTBackbone.from_preset(name, **overrides), num_classes, **head)
+        if weights is not None:
+            synthetic_weights.load(model, name, weights)
+        return model
+
+    def features_model(self) -> Any:
+        """The model from images to the input of the logits layer, for features kept on disk."""
+        return keras.Model(self.input, self.get_layer("logits").input, name="features")
+
+    def head_model(self) -> Any:
+        """The logits layer, shared with this model, over features as `features_model` gives them.
+
+        Raises:
+            InputError: if a branch stands beside the logits layer.
+        """
+        logits = self.get_layer("logits")
+        if self.output is not logits.output:
+            raise InputError(
+                "head_model needs a head of one linear layer: this model has a branch."
+            )
+        features = keras.Input(logits.input.shape[1:], name="features")
+        return keras.Model(features, logits(features), name="head")
+
+
+_HEAD_ARGUMENTS = (
+    "final_norm",
+    "head_hidden_dim",
+    "head",
+    "whitening_rank",
+    "head_blocks",
+    "mirrored",
+)
+
+
+def _pooled_head(
+    images: Any,
+    backbone: DPViTBackbone,
+    num_classes: int,
+    final_norm: bool,
+    head_hidden_dim: int | None,
+) -> Any:
+    """Logits from the mean of the tokens, and from a parallel branch if there is one."""
+    dtype = backbone.dtype_policy
+    tokens, features = backbone(images), None
+    if isinstance(tokens, dict):
+        tokens, features = tokens["tokens"], tokens["features"]
+    if final_norm:
+        tokens = DPLayerNormalization(name="final_norm", dtype=dtype)(tokens)
+    x = keras.layers.GlobalAveragePooling1D(name="pooler", dtype=dtype)(tokens)
+    if head_hidden_dim is not None:
+        x = keras.layers.Dense(head_hidden_dim, activation="gelu", name="head_hidden", dtype=dtype)(
+            x
+        )
+    outputs = keras.layers.Dense(num_classes, name="logits", dtype="float32")(x)
+    if not backbone.has_branch:
+        return outputs
+    branch = ConvBranch(num_classes, backbone.branch_filters, name="conv_branch")
+    return keras.layers.Add(name="sum", dtype="float32")([outputs, branch(features)])

@@ -1,5 +1,8 @@
 """Named sizes of the DP-ViT, as constructor arguments of `DPViTBackbone`."""
 
+import contextlib
+import importlib.resources
+import pathlib
 from typing import Any
 
 from keras_dpvit.errors import InputError
@@ -27,6 +30,20 @@ def _paper(num_heads: int, row: str) -> dict[str, Any]:
         },
     }
 
+
+_FOLDER, _SUFFIX = "synthetic", ".npz"
+
+# A small ViT over wavelet features, and a head that reads both.
+_SCATTERING: dict[str, Any] = {
+    "features": "scattering",
+    "outputs": "all",
+    "patch_size": 1,
+    "hidden_dim": 96,
+    "num_heads": 4,
+    "stage_depths": (1, 1),
+    "mlp_ratio": 2,
+}
+_WHITENED: dict[str, Any] = {"head": "whitened", "mirrored": True}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "dpvit_tiny_8": {
@@ -56,19 +73,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     "dpvit_scatter_28": {
-        "description": "28x28 grey images, wavelet features to a linear branch and a small ViT",
+        "description": "28x28 grey images, wavelet features and a small ViT, one linear head",
+        "num_classes": 10,
+        "arguments": {"image_shape": (28, 28, 1), **_SCATTERING},
+        "head": _WHITENED,
+    },
+    "dpvit_scatter_32": {
+        "description": "32x32 colour images, wavelet features and a small ViT, one linear head",
+        "num_classes": 10,
+        "arguments": {"image_shape": (32, 32, 3), "scattering_luma": True, **_SCATTERING},
+        "head": _WHITENED,
+    },
+    "dpvit_scatter_64": {
+        "description": "64x64 colour images, wavelet features and a small ViT, one linear head",
         "num_classes": 10,
         "arguments": {
-            "image_shape": (28, 28, 1),
-            "features": "scattering",
-            "conv_module": "parallel",
-            "patch_size": 1,
-            "hidden_dim": 64,
-            "num_heads": 4,
-            "stage_depths": (1, 1),
-            "mlp_ratio": 2,
-            "position_stddev": 0.7,
+            "image_shape": (64, 64, 3),
+            "scattering_luma": True,
+            **_SCATTERING,
+            "scattering_scales": 3,
         },
+        "head": _WHITENED,
     },
     "dpvit_small_32": {
         "description": "32x32 colour images (CIFAR, image folders), patch 4: 64 tokens, then 32",
@@ -101,16 +126,59 @@ def preset_arguments(name: str) -> dict[str, Any]:
     return dict(PRESETS[name]["arguments"])
 
 
+def preset_head(name: str) -> dict[str, Any]:
+    """A fresh copy of a preset's arguments of `DPViTClassifier`; empty for a pooled head."""
+    preset_arguments(name)  # refuses a name that is none
+    return dict(PRESETS[name].get("head", {}))
+
+
+def num_whitened_blocks(name: str) -> int:
+    """Blocks of a preset's whitened head, each of which has a mean; 0 for another head."""
+    if preset_head(name).get("head") != "whitened":
+        return 0
+    arguments = preset_arguments(name)
+    return 1 + len(arguments["stage_depths"]) if arguments.get("outputs") == "all" else 1
+
+
 def preset_for(image_shape: tuple[int, int, int]) -> str:
-    """The preset made for images of this shape.
+    """The preset made for images of this shape; one that starts from random weights if there is.
 
     Raises:
         InputError: if there is none; the message lists the presets.
     """
-    for name, preset in PRESETS.items():
+    for name, preset in sorted(PRESETS.items(), key=lambda item: "head" in item[1]):
         if preset["arguments"]["image_shape"] == tuple(image_shape):
             return name
     sizes = "x".join(str(side) for side in image_shape)
     raise InputError(
         f"preset must be named for images of {sizes}: one of {', '.join(sorted(PRESETS))}."
     )
+
+
+def presets_with_weights() -> tuple[str, ...]:
+    """The presets whose weights from made-up images ship with the package."""
+    folder = importlib.resources.files(__package__).joinpath(_FOLDER)
+    return tuple(
+        sorted(pathlib.Path(x.name).stem for x in folder.iterdir() if x.name.endswith(_SUFFIX))
+    )
+
+
+def check_weights(preset: str, weights: str) -> None:
+    """Refuses weights that there are not; reads nothing.
+
+    Raises:
+        InputError: if the preset has none of that name, or there is no such file.
+    """
+    if weights.endswith(_SUFFIX) and pathlib.Path(weights).is_file():
+        return
+    if weights != "synthetic" or preset not in presets_with_weights():
+        raise InputError(
+            f"weights must be 'synthetic', for one of {', '.join(presets_with_weights())}, or a "
+            f"{_SUFFIX} file of `trainers.pretrain`; got {weights!r} for {preset!r}."
+        )
+
+
+def synthetic_file(preset: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """The file of a preset's shipped weights, while the context lasts."""
+    place = importlib.resources.files(__package__).joinpath(_FOLDER, preset + _SUFFIX)
+    return importlib.resources.as_file(place)

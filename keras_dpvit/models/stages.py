@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.color import LumaChroma
 from keras_dpvit.layers.convolution import ConvStem, TokenDepthwiseConv, group_normalization
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable, patch_grid
 from keras_dpvit.layers.normalization import ImageStandardization
@@ -22,6 +23,7 @@ from keras_dpvit.layers.transformer import ATTENTIONS, TransformerBlock
 
 INPUT_SCALINGS = ("image", "range", "none")
 FEATURES = ("pixels", "scattering")
+OUTPUTS = ("tokens", "all")
 CONV_MODULES = ("none", "stem", "depthwise", "parallel")
 POOL_PLACEMENTS = ("stage_start", "first_block")
 POOL_AXES = ("1d", "2d")
@@ -43,6 +45,7 @@ def check_settings(settings: types.SimpleNamespace) -> None:
     _validate.positive_int(conv_filters=settings.conv_filters)
     _validate.one_of(INPUT_SCALINGS, input_scaling=settings.input_scaling)
     _validate.one_of(FEATURES, features=settings.features)
+    _validate.one_of(OUTPUTS, outputs=settings.outputs)
     _validate.one_of(CONV_MODULES, conv_module=settings.conv_module)
     _validate.one_of(POOL_PLACEMENTS, pool_placement=settings.pool_placement)
     _validate.one_of(POOL_AXES, pool_axis=settings.pool_axis)
@@ -59,11 +62,31 @@ def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
     elif settings.input_scaling == "range":
         x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling", dtype=dtype)(x)
     if settings.features == "scattering":
-        x = ScatteringTransform(settings.scattering_scales, name="scattering", dtype=dtype)(x)
-        x = group_normalization(x.shape[-1], name="feature_normalization", dtype=dtype)(x)
+        x = _scattered(x, settings)
     if settings.conv_module == "stem":
         x = ConvStem(settings.conv_filters, name="conv_stem", dtype=dtype)(x)
     return x
+
+
+def _scattered(x: Any, settings: types.SimpleNamespace) -> Any:
+    """Wavelet features: of every channel, or of luma alone with chroma averaged beside them."""
+    dtype, chroma = settings.dtype, None
+    if settings.scattering_luma:
+        x = LumaChroma(name="luma_chroma", dtype=dtype)(x)
+        x, chroma = x[..., :1], x[..., 1:]
+    scattering = ScatteringTransform(settings.scattering_scales, name="scattering", dtype=dtype)
+    x = scattering(x)
+    # Second-order paths are weak: Keras' 1e-3 would drown them.
+    normalization = group_normalization(
+        x.shape[-1], name="feature_normalization", epsilon=1e-4, dtype=dtype
+    )
+    x = normalization(x)
+    if chroma is None:
+        return x
+    average = keras.layers.AveragePooling2D(
+        2**settings.scattering_scales, name="chroma_average", dtype=dtype
+    )
+    return keras.layers.Concatenate(name="features", dtype=dtype)([x, average(chroma)])
 
 
 class Stages:
@@ -76,6 +99,7 @@ class Stages:
     def __init__(self, settings: types.SimpleNamespace) -> None:
         self._settings = settings
         self._blocks = 0
+        self.ends: list[Any] = []  # the tokens at the end of each stage
 
     def __call__(self, features: Any) -> Any:
         """The last stage's tokens, `(batch, tokens, hidden_dim)`."""
@@ -97,6 +121,7 @@ class Stages:
                 x = self._block(x, stage, index)
                 if pools and index == 0 and s.pool_placement == "first_block":
                     x = self._pool(x, stage)
+            self.ends.append(x)
         return x
 
     def _pool(self, x: Any, stage: int) -> Any:

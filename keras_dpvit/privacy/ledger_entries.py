@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any, Union
 
@@ -154,6 +155,31 @@ class LedgerEntry:
             "not_covered": [*self.not_covered],
             "invalidated_by": [*self.invalidated_by],
         }
+
+
+def mean_entry(
+    noise_multiplier: float, num_examples: int, delta: float, seeded: bool = False
+) -> LedgerEntry:
+    """The entry for one mean released with noise, to plan with before it is released.
+
+    Args:
+        noise_multiplier: float, standard deviation of the noise over the clipping norm.
+        num_examples: int, the public number of records.
+        delta: float in (0, 1), at which the statement is to be made.
+        seeded: bool, whether the noise comes from a fixed seed.
+    """
+    return LedgerEntry(
+        steps=1,
+        noise_multiplier=noise_multiplier,
+        sampling_probability=1.0,
+        details={
+            "release": "mean",
+            "num_examples": num_examples,
+            "delta": delta,
+            "seed_fixed": seeded,
+        },
+        release_id=secrets.token_hex(16),
+    )
 
 
 def uncounted(reason: str) -> LedgerEntry:

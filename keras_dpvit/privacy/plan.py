@@ -161,6 +161,7 @@ class PrivacyPlan:
         compositions: int = 1,
         accountant: str = "rdp",
         num_microbatches: int | None = None,
+        prior: "ledger.PrivacyLedger | None" = None,
         **mechanism: Any,
     ) -> "PrivacyPlan":
         """The plan with the least noise whose cost does not exceed a target.
@@ -175,6 +176,8 @@ class PrivacyPlan:
                 all of them together within the target.
             accountant: as in the class; "pld" needs less noise.
             num_microbatches: int, TF Privacy's way to say `batch_size / microbatch_size`.
+            prior: a `PrivacyLedger` of what each of those models costs before its training (a
+                `private_mean`, say), which the target covers too.
             **mechanism: `clipping`, `sensitivity`, `noise_schedule`, `microbatch_size`,
                 `sampling`, `seed` of the class.
 
@@ -196,7 +199,7 @@ class PrivacyPlan:
             raise InputError("sensitivity must be a certified one: as published it has no epsilon.")
 
         def event(noise_multiplier: float) -> Any:
-            return _event_of_runs(template, noise_multiplier, compositions)
+            return _event_of_runs(template, noise_multiplier, compositions, prior)
 
         calibrated = accounting.calibrate_noise_multiplier(epsilon, delta, event, accountant)
         return dataclasses.replace(
@@ -384,7 +387,12 @@ class PrivacyPlan:
         return cls(**arguments)
 
 
-def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int) -> Any:
+def _event_of_runs(
+    plan: PrivacyPlan,
+    noise_multiplier: float,
+    compositions: int,
+    prior: "ledger.PrivacyLedger | None",
+) -> Any:
     """The event of `compositions` trainings under a plan with another noise multiplier."""
     import dp_accounting
 
@@ -396,5 +404,6 @@ def _event_of_runs(plan: PrivacyPlan, noise_multiplier: float, compositions: int
             plan.entries(plan.steps), plan.noise_schedule.segments(plan.steps), strict=True
         )
     )
-    once = dp_accounting.ComposedDpEvent([entry.event() for entry in entries])
+    before = [] if prior is None else [prior.event()]
+    once = dp_accounting.ComposedDpEvent([*before, *(entry.event() for entry in entries)])
     return dp_accounting.SelfComposedDpEvent(once, compositions)

@@ -162,6 +162,8 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
     which = f"Training {number} of {total}: " if total > 1 else ""
     if entry.noise_multiplier == 0:
         return f"{which}Training without noise, and so without any guarantee."
+    if entry.details.get("release") == "mean":
+        return which + _mean(entry)
     text = f"{which}DP-SGD, {entry.steps} steps, {_sampling(entry)}, "
     if not entry.certified:
         return text + _as_published(entry)
@@ -187,6 +189,17 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
             )
         if d["seed_fixed"]:
             text += " The noise came from a fixed seed: privacy rests on its secrecy."
+    return text
+
+
+def _mean(entry: LedgerEntry) -> str:
+    text = (
+        "the mean of a feature vector over all records, each of bounded length, released once with "
+        f"noise multiplier {entry.noise_multiplier:.6g}, over the public number of records "
+        f"{entry.details['num_examples']}."
+    )
+    if entry.details.get("seed_fixed"):
+        text += " The noise came from a fixed seed: privacy rests on its secrecy."
     return text
 
 

@@ -177,7 +177,9 @@ def _mechanism_words(training: dict[str, Any]) -> dict[str, Content]:
     }
     if entry["noise_multiplier"] == 0:
         words["bounds what one record adds"] = "no noise: epsilon is infinite"
-    if not details:
+    if details.get("release") == "mean":
+        words["sampling"] = "every record, once: the mean of a feature vector"
+    if "gradient_noise_multiplier" not in details:
         return words
     words["… noise multiplier of the gradients"] = _range(
         details["gradient_noise_multiplier"], last_details["gradient_noise_multiplier"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,12 @@ import numpy as np
 from keras_dpvit import _files
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
+from keras_dpvit.training.initial_weights import load_initial_weights
 
 _SETTINGS = "run_settings.json"
 _PARTS = "members_of_records.npy"
 _CURVES = "curves.csv"
+_CENTRED = "centred.weights.h5"
 _ABSENT = "NA"  # as CSVLogger writes it
 
 
@@ -83,6 +86,22 @@ class KeptMember:
     """
 
     directory: pathlib.Path
+
+    def centred(self, model: Any, center: Callable[[], None]) -> None:
+        """Centres a new model's features, or takes them as they were when the run began.
+
+        Args:
+            model: a `DPViTClassifier`.
+            center: releases means of its features and puts them into it.
+        """
+        path = self.directory / _CENTRED
+        if path.exists():
+            load_initial_weights(model, path)
+            return
+        center()
+        work = path.with_name(f"{_files.partial_prefix()}{path.name}")
+        model.save_weights(work)
+        os.replace(work, path)
 
     def recorder(self) -> Any:
         """The callback that keeps the training's curves while it lasts."""

@@ -18,11 +18,17 @@ class RunSettings:
         members: int, models to train and fuse.
         members_data: "shared" or "disjoint", see `FusedClassifier`.
         classes: list of str or None, the class names if they are public.
+        weights: str or None, "synthetic" or a file of `trainers.pretrain`: weights from made-up
+            images that every member starts from.
         init_weights: str or None, a file whose weights every member starts from.
         trainable: "all", "head" or "bias", see `choose_trainable`.
         loss: "softmax" or "per_class".
         optimizer: "adam" or "sgd".
-        learning_rate: float or None for the optimizer's own default.
+        learning_rate: float or None for the optimizer's own default, or for a whitened head one
+            that fits the number of records and steps.
+        momentum: float, of SGD.
+        center_noise: float or None, the noise multiplier with which the means of a whitened
+            head's features are released; None leaves them where made-up images put them.
         clipping: "median_layer" or "flat".
         l2_norm_clip: float or None, a fixed sensitivity in place of the dynamic one.
         attention_noise_stddev: float, noise after the softmax while training.
@@ -40,11 +46,14 @@ class RunSettings:
     members: int = 1
     members_data: str = "shared"
     classes: list[str] | None = None
+    weights: str | None = None
     init_weights: str | None = None
     trainable: str = "all"
     loss: str = "softmax"
     optimizer: str = "adam"
     learning_rate: float | None = None
+    momentum: float = 0.0
+    center_noise: float | None = None
     clipping: str = "median_layer"
     l2_norm_clip: float | None = None
     attention_noise_stddev: float = 0.0

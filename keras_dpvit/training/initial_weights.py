@@ -205,7 +205,8 @@ def _read(path: pathlib.Path) -> dict[str, Array]:
     def visit(name: str, item: Any) -> None:
         if not isinstance(item, h5py.Dataset) or "optimizer" in name.split("/"):
             return
-        if np.issubdtype(item.dtype, np.floating):  # the others are states of generators
+        # The others are states of generators; int8 are the directions of `WhitenedFeatures`.
+        if np.issubdtype(item.dtype, np.floating) or item.dtype == np.int8:
             found[name] = item[()]
 
     try:

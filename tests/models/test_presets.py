@@ -8,7 +8,8 @@ from keras_dpvit.errors import InputError
 from keras_dpvit.layers import PositionTable, ThresholdAttention
 from keras_dpvit.models.presets import PRESETS, preset_arguments, preset_for
 
-SMALL = ["dpvit_tiny_8", "dpvit_small_28", "dpvit_scatter_28", "dpvit_small_32"]
+SCATTER = ["dpvit_scatter_28", "dpvit_scatter_32", "dpvit_scatter_64"]
+SMALL = ["dpvit_tiny_8", "dpvit_small_28", "dpvit_small_32", *SCATTER]
 PAPER = {"dpvit_paper_h4": 4, "dpvit_paper_h6": 6, "dpvit_paper_h8": 8, "dpvit_paper_h12": 12}
 
 
