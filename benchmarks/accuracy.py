@@ -1,10 +1,11 @@
 r"""Accuracy of the recipe for 28x28 images: several seeds, budgets and parts of the network.
 
 Every run is the recipe `fashion_mnist` of `trainers.train`: means, calibration, sampling, noise and
-head as there; only the features, which no run changes, are shared. A seed is a file of `trainers.pretrain`,
-so that pre-training, sampling and noise are all drawn anew. `--part=validation` trains on the first
-50,000 training images and scores the last 10,000, `--part=test` trains on all 60,000 and scores the
-test images, once. Runs that the output file holds are passed by, so the same command resumes.
+head as there; only the features, which no run changes, are shared. A seed is a file of
+`trainers.pretrain`, so that pre-training, sampling and noise are all drawn anew.
+`--part=validation` trains on the first 50,000 training images and scores the last 10,000,
+`--part=test` trains on all 60,000 and scores the test images, once. Runs that the output file holds
+are passed by, so the same command resumes.
 
 Examples:
   python -m benchmarks.accuracy --weights=w0.npz,w1.npz --part=validation --epsilons=2.7 \

@@ -115,6 +115,20 @@ flags.DEFINE_float(
     "steps for the head of a preset with --weights).",
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "whitening_rank",
+    None,
+    "Directions that a whitened head shrinks in each block (default: 200); fewer make smaller "
+    "files.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_list(
+    "head_blocks",
+    None,
+    "Blocks of features that a whitened head reads (default: features,stage_1,tokens); fewer make "
+    "smaller files.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_float("momentum", 0.0, "Of sgd.", flag_values=FLAGS)
 flags.DEFINE_float(
     "center_noise",
@@ -171,6 +185,7 @@ def _check_flags() -> None:
         learning_rate=_validate.positive,
         l2_norm_clip=_validate.clipping_norm,
         momentum=_momentum,
+        whitening_rank=_validate.positive_int,
         center_noise=_validate.positive,
         attention_noise_stddev=_validate.non_negative,
         norm_noise_stddev=_validate.non_negative,
@@ -234,7 +249,8 @@ def main() -> None:
 
     settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
     num_examples = training.public_number(len(data.x_train), settings)
-    plans = training.plans(num_examples, settings, num_whitened_blocks(preset))
+    num_means = len(settings.head_blocks or ()) or num_whitened_blocks(preset)
+    plans = training.plans(num_examples, settings, num_means)
     _quiet.start_tensorflow()
     from keras_dpvit.runs import exports
     from keras_dpvit.runs.kept_run import KeptRun

@@ -209,7 +209,7 @@ def _bent_coordinates(
 
 
 def _ground(rng: np.random.Generator, count: int, size: tuple[int, int], channels: int) -> Array:
-    """What shapes lie on: black under grey ones, else black, white or a slope of colours."""
+    """The ground that shapes lie on: black under grey ones, else black, white or a slope."""
     if channels == 1:
         return np.zeros((count, *size, 1), "float32")
     lines = [np.linspace(-1, 1, side, dtype="float32") for side in size]

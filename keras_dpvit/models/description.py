@@ -9,12 +9,14 @@ import keras
 
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers.attention import ThresholdAttention
+from keras_dpvit.layers.color import LumaChroma
 from keras_dpvit.layers.convolution import ConvBranch, ConvStem, TokenDepthwiseConv
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.normalization import DPLayerNormalization, ImageStandardization
 from keras_dpvit.layers.pooling import TokenMaxPooling
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
+from keras_dpvit.layers.whitening import JoinedFeatures, WhitenedFeatures
 from keras_dpvit.models.backbone import DPViTBackbone
 from keras_dpvit.models.classifier import DPViTClassifier
 from keras_dpvit.models.macs import macs
@@ -158,6 +160,21 @@ def _(layer: ScatteringTransform) -> str:
 @what.register(keras.layers.GroupNormalization)
 def _(layer: Any) -> str:
     return f"normalisation over {layer.groups} groups of channels"
+
+
+@what.register(LumaChroma)
+def _(layer: LumaChroma) -> str:
+    return "luma, and red and blue less luma"
+
+
+@what.register(WhitenedFeatures)
+def _(layer: WhitenedFeatures) -> str:
+    return f"centred, {layer.directions.shape[1]} directions shrunk, length 1"
+
+
+@what.register(JoinedFeatures)
+def _(layer: JoinedFeatures) -> str:
+    return "blocks side by side, and a constant"
 
 
 @what.register(ConvStem)

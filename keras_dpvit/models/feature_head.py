@@ -48,7 +48,7 @@ def feature_vector(
     if mirrored:
         turned = blocks(keras.ops.flip(images, axis=2))
         flat = {
-            name: keras.layers.Average(name=f"{name}_both", dtype=backbone.dtype_policy)(
+            name: keras.layers.Average(name=f"both_{name}", dtype=backbone.dtype_policy)(
                 [block, turned[name]]
             )
             for name, block in flat.items()
@@ -57,7 +57,7 @@ def feature_vector(
         return flat["tokens"]
     dtype = "float32"
     white = [
-        WhitenedFeatures(whitening_rank, name=f"{name}_whitened", dtype=dtype)(block)
+        WhitenedFeatures(whitening_rank, name=f"whitened_{name}", dtype=dtype)(block)
         for name, block in flat.items()
     ]
     return JoinedFeatures(name="joined_features", dtype=dtype)(white)
@@ -72,9 +72,9 @@ class _Blocks:
         self._layers = {
             name: (
                 keras.layers.LayerNormalization(
-                    center=False, scale=False, name=f"{name}_normalization", dtype=dtype
+                    center=False, scale=False, name=f"normalized_{name}", dtype=dtype
                 ),
-                keras.layers.Flatten(name=f"{name}_flat", dtype=dtype),
+                keras.layers.Flatten(name=f"flat_{name}", dtype=dtype),
             )
             for name in self._names
         }

@@ -19,6 +19,7 @@ from keras_dpvit.layers.normalization import DPLayerNormalization, GainAndBias
 from keras_dpvit.layers.position_gate import PositionGate
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
+from keras_dpvit.layers.whitening import WhitenedFeatures
 
 
 @functools.singledispatch
@@ -47,6 +48,11 @@ def macs(layer: Any, input_shape: tuple[Any, ...]) -> int:
 @macs.register(PositionTable)
 def _uncounted(layer: Any, input_shape: tuple[Any, ...]) -> int:
     return 0
+
+
+@macs.register(WhitenedFeatures)
+def _whitened(layer: WhitenedFeatures, input_shape: tuple[Any, ...]) -> int:
+    return 2 * math.prod(layer.directions.shape)
 
 
 @macs.register(keras.layers.Dense)

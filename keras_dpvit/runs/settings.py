@@ -29,6 +29,8 @@ class RunSettings:
         momentum: float, of SGD.
         center_noise: float or None, the noise multiplier with which the means of a whitened
             head's features are released; None leaves them where made-up images put them.
+        whitening_rank: int or None for the preset's own, see `DPViTClassifier`.
+        head_blocks: list of str or None for all, see `DPViTClassifier`.
         clipping: "median_layer" or "flat".
         l2_norm_clip: float or None, a fixed sensitivity in place of the dynamic one.
         attention_noise_stddev: float, noise after the softmax while training.
@@ -54,6 +56,8 @@ class RunSettings:
     learning_rate: float | None = None
     momentum: float = 0.0
     center_noise: float | None = None
+    whitening_rank: int | None = None
+    head_blocks: list[str] | None = None
     clipping: str = "median_layer"
     l2_norm_clip: float | None = None
     attention_noise_stddev: float = 0.0

@@ -26,7 +26,8 @@ _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 
 # For whitened features of length 1: the sum of the rates of all steps over the number of records,
 # in lengths of a record's clipped gradient. Found on validation images of Fashion-MNIST and digits.
-_RATES_PER_RECORD = 0.8
+# In proportion to epsilon while that is small, for the noise is in proportion to its inverse.
+_RATES_PER_RECORD_AND_EPSILON, _LARGEST_EPSILON = 0.3, 5.0
 
 
 def default_batch_size(num_examples: int, trainable: str = "all") -> int:
@@ -158,6 +159,12 @@ def train_all(
     return members, histories
 
 
+def head_arguments(settings: RunSettings) -> dict[str, Any]:
+    """Arguments of `DPViTClassifier` that the settings give, where they give any."""
+    given = {name: getattr(settings, name) for name in ("whitening_rank", "head_blocks")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _start(model: Any, settings: RunSettings, delta: float) -> None:
     """Gives a new member the weights and the choice of variables that the settings name."""
     import keras_dpvit as kd
@@ -213,6 +220,7 @@ def _train(
         attention_noise_stddev=settings.attention_noise_stddev,
         norm_noise_stddev=settings.norm_noise_stddev,
         weights=settings.weights,
+        **head_arguments(settings),
     )
     _start(model, settings, plan.delta)
     inputs, labels = records
@@ -312,7 +320,8 @@ def optimizer_of(plan: PrivacyPlan, settings: RunSettings) -> Any:
         default = _DEFAULT_LEARNING_RATES["adam"]
         return kd.DPKerasAdamOptimizer(plan, learning_rate=default if rate is None else rate)
     if rate is None and settings.weights is not None and settings.l2_norm_clip is not None:
-        total = _RATES_PER_RECORD * plan.num_examples / settings.l2_norm_clip
+        per_record = _RATES_PER_RECORD_AND_EPSILON * min(settings.epsilon, _LARGEST_EPSILON)
+        total = per_record * plan.num_examples / settings.l2_norm_clip
         rate = total * (1 - settings.momentum) / plan.steps
     elif rate is None:
         rate = _DEFAULT_LEARNING_RATES["sgd"]

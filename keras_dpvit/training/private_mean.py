@@ -127,6 +127,13 @@ def center_features(
 
     Raises:
         InputError: if the model has no such head, or an argument is out of range.
+
+    Example:
+        >>> backbone = kd.DPViTBackbone((8, 8, 1), hidden_dim=8, num_heads=2, stage_depths=(1,))
+        >>> model = kd.DPViTClassifier(backbone, 2, head="whitened", whitening_rank=4)
+        >>> kd.center_features(model, np.zeros((50, 8, 8, 1)), 20.0, 50, delta=1e-4)
+        >>> len(model.privacy_ledger.all_entries())
+        1
     """
     if not synthetic_weights.whitened_layers(model):
         raise InputError("model must have head='whitened' for its features to be centred.")

@@ -132,7 +132,7 @@ def test_every_weight_has_a_gradient_from_the_start(small_backbone, images):
 
 
 CHANGED = {
-    "image_shape": (8, 12, 2),
+    "image_shape": (8, 12, 3),
     "patch_size": 2,
     "hidden_dim": 12,
     "num_heads": 3,
@@ -153,9 +153,11 @@ CHANGED = {
     "renormalize": False,
     "features": "scattering",
     "scattering_scales": 1,
+    "scattering_luma": True,
     "conv_module": "parallel",
     "conv_filters": 5,
     "first_attention": "self",
+    "outputs": "all",
     "attention_noise_stddev": 0.1,
     "norm_noise_stddev": 0.2,
     "noise_at_inference": True,
@@ -209,7 +211,7 @@ def test_config_holds_every_argument():
     assert again.get_config() == model.get_config()
     assert (again.name, again.trainable_variables) == ("mine", [])
     assert again.dtype_policy.name == "mixed_bfloat16"
-    assert again.image_shape == (8, 12, 2)
+    assert again.image_shape == (8, 12, 3)
     for layer, twin in zip(model.layers, again.layers, strict=True):
         assert layer.get_config() == twin.get_config()
 

@@ -81,8 +81,8 @@ def test_images_do_not_mix():
 
 def test_a_saved_model_is_the_same(tmp_path):
     model = shaken(classifier(head_blocks=["features", "tokens"]))
-    model.get_layer("features_whitened").directions.assign_add(
-        np.ones(model.get_layer("features_whitened").directions.shape, "int8")
+    model.get_layer("whitened_features").directions.assign_add(
+        np.ones(model.get_layer("whitened_features").directions.shape, "int8")
     )
     model.save(tmp_path / "model.keras")
     again = kd.load_model(tmp_path / "model.keras")

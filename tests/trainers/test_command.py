@@ -43,7 +43,7 @@ def test_the_installed_command_lists_the_programs(environment, tmp_path):
 def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
-    names = "attack attention audit check describe edge encrypt evaluate export plan predict report"
+    names = "attack attention audit check describe edge encrypt evaluate export plan predict pretrain report"
     assert trainers.main.programs() == [*names.split(), "reproduce", "train", "verify", "web"]
     for module in (audit, plan, train):
         name = module.__name__.removeprefix("trainers.")

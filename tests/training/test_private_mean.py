@@ -143,7 +143,7 @@ def test_centred_features_cost_one_release_a_block():
 def test_a_mean_put_in_by_hand_is_seen():
     model = whitened()
     model.privacy_ledger  # noqa: B018 - looks at the weights as they are
-    layer = next(x for x in model.layers if x.name == "tokens_whitened")
+    layer = next(x for x in model.layers if x.name == "whitened_tokens")
     layer.mean.assign(np.full(layer.mean.shape, 0.1))
     assert "Weights came from elsewhere" in model.privacy_statement(1e-5)
 
@@ -153,7 +153,7 @@ def test_features_are_centred_at_the_mean():
     kd.center_features(model, x, 1e-6, len(x), 1e-5, seed=4)
     (block,) = whitened_inputs(model, x)
     mean = room.unit_rows(block).mean(axis=0)
-    layer = next(x for x in model.layers if x.name == "tokens_whitened")
+    layer = next(x for x in model.layers if x.name == "whitened_tokens")
     np.testing.assert_allclose(layer.mean.numpy(), mean, atol=1e-4)
 
 
