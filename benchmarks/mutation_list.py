@@ -996,8 +996,63 @@ _CLIPPED = _of(
     ),
 )
 
+_MEANS = [
+    *_of(
+        "training/private_mean.py",
+        "training/test_private_mean.py",
+        (
+            "np.minimum(1.0, l2_norm_clip / np.maximum(norms, 1e-300))",
+            "l2_norm_clip / np.maximum(norms.max(), 1e-300)",
+            "test_one_record_moves_the_sum_by_the_clip_at_most",
+        ),
+        (
+            "rows = np.where(np.isfinite(rows).all(axis=1, keepdims=True), rows, 0.0)\n"
+            "    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)  # squares may",
+            "largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)  # squares may",
+            "test_one_record_moves_the_sum_by_the_clip_at_most",
+        ),
+        (
+            "noise_multiplier * clip * _normals",
+            "clip * _normals",
+            "test_noise_has_the_scale_that_the_entry_says",
+        ),
+        (
+            "model.start_from(PrivacyLedger(tuple(entries)))",
+            "model.start_from(PrivacyLedger())",
+            "test_centred_features_cost_one_release_a_block",
+        ),
+    ),
+    *_of(
+        "privacy/plan.py",
+        "training/test_private_mean.py",
+        (
+            "before = [] if prior is None else [prior.event()]",
+            "before: list[Any] = []",
+            "test_a_target_covers_means_and_steps",
+        ),
+    ),
+    *_of(
+        "privacy/ledger_entries.py",
+        "training/test_private_mean.py",
+        (
+            "steps=1,\n        noise_multiplier=noise_multiplier,",
+            "steps=0,\n        noise_multiplier=noise_multiplier,",
+            "test_epsilon_is_that_of_a_gaussian",
+        ),
+    ),
+    *_of(
+        "training/frozen_features.py",
+        "training/test_frozen_features.py",
+        (
+            "rows = slice(start, min(start + _BATCH, count))",
+            "rows = slice(start, min(start + _BATCH, count) - 1)",
+            "test_features_are_the_input_of_the_logits",
+        ),
+    ),
+]
+
 MUTATIONS = [
     *_SENSITIVITY, *_CLIPPING, *_MECHANISM, *_RANDOMNESS, *_SAMPLING, *_SCHEDULES, *_ACCOUNTING,
     *_ENTRIES, *_LEDGER, *_PLAN, *_WORDS, *_TUNING, *_TF_PRIVACY_FILE, *_KERNELS, *_LAYERS, *_MODEL,
-    *_STEP, *_CLIPPED, *_SIZES,
+    *_STEP, *_CLIPPED, *_SIZES, *_MEANS,
 ]  # fmt: skip

@@ -54,7 +54,8 @@ def private_mean(
         delta: float in (0, 1), for the entry.
         l2_norm_clip: float above 0.
         seed: None for the operating system's entropy; an int, for tests, makes the noise
-            repeatable, and privacy then rests on its secrecy.
+            repeatable, and privacy then rests on its secrecy. A second mean of equal noise in one
+            process is refused (see `randomness.repeatable`).
 
     Raises:
         InputError: if an argument is out of range, or there is no vector.
@@ -82,6 +83,8 @@ def private_mean(
 
 def _normals(count: int, seed: int | None, purpose: str) -> Array:
     key = randomness.new_key(seed, purpose)
+    if seed is not None:
+        randomness.claim(key, object())
     return np.asarray(standard_normals(count, np.frombuffer(key[:16], np.int64)), "float64")
 
 

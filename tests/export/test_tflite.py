@@ -46,10 +46,32 @@ def test_runner_gives_all_outputs(exported, trained_fusion, digit_images):
 
 def test_scattering_and_both_branches_survive_either_export(tmp_path):
     keras.utils.set_random_seed(1)
-    model = kd.DPViTClassifier.from_preset("dpvit_scatter_28", num_classes=10)
+    model = kd.DPViTClassifier.from_preset(
+        "dpvit_scatter_28",
+        num_classes=10,
+        head="pooled",
+        mirrored=False,
+        outputs="tokens",
+        conv_module="parallel",
+    )
     branch = model.get_layer("conv_branch").linear
     branch.kernel.assign(keras.random.normal(branch.kernel.shape, stddev=0.02, seed=2))
     images = np.random.default_rng(3).integers(0, 256, (20, 28, 28, 1)).astype("uint8")
+    expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
+    kd.export.tflite(model, tmp_path / "model.tflite")
+    kd.export.saved_model(model, tmp_path / "1")
+    found = TFLiteRunner(tmp_path / "model.tflite").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    found = SavedModelRunner(tmp_path / "1").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["dpvit_scatter_28", "dpvit_scatter_32"])
+def test_whitened_heads_survive_either_export(tmp_path, preset):
+    model = kd.DPViTClassifier.from_preset(preset, num_classes=10, weights="synthetic")
+    kernel = model.get_layer("logits").kernel
+    kernel.assign(keras.random.normal(kernel.shape, stddev=5.0, seed=2))
+    images = kd.datasets.synthetic_shapes(20, 1, model.input_shape[1:], seed=4).images
     expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
     kd.export.tflite(model, tmp_path / "model.tflite")
     kd.export.saved_model(model, tmp_path / "1")

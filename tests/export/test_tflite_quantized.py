@@ -217,7 +217,16 @@ def test_dark_calibration_images_do_not_cut_off_bright_ones(fused, expected, tmp
 
 def test_wavelet_features_stay_in_float(fashion, tmp_path):
     keras.utils.set_random_seed(1)
-    model = kd.DPViTClassifier.from_preset("dpvit_scatter_28", num_classes=10)
+    model = kd.DPViTClassifier.from_preset(
+        "dpvit_scatter_28",
+        num_classes=10,
+        head="pooled",
+        mirrored=False,
+        outputs="tokens",
+        conv_module="parallel",
+        hidden_dim=64,
+        position_stddev=0.7,
+    )
     branch = model.get_layer("conv_branch").linear
     branch.kernel.assign(keras.random.normal(branch.kernel.shape, stddev=0.02, seed=2))
     calibration = kd.export.synthetic_images(SHAPE, 50)

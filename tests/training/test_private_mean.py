@@ -9,6 +9,7 @@ import scipy.stats
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
+from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.privacy.ledger_entries import mean_entry
 from keras_dpvit.training import private_mean as room
@@ -92,6 +93,13 @@ def test_mean_is_over_the_public_number_and_batches_add_up():
     parts = kd.private_mean([rows[:7], rows[7:]], **arguments)
     np.testing.assert_allclose(whole.mean, rows.sum(axis=0) / 80, atol=1e-5)
     np.testing.assert_allclose(whole.mean, parts.mean, atol=1e-7)
+
+
+def test_equal_noise_is_not_given_twice(monkeypatch):
+    monkeypatch.setattr(randomness, "_reuse_allowed", False)
+    kd.private_mean(np.zeros((2, 3)), 1.0, 2, 1e-5, seed=41)
+    with pytest.raises(InputError, match="seed has given its noise to another training"):
+        kd.private_mean(np.ones((2, 3)), 1.0, 2, 1e-5, seed=41)
 
 
 @pytest.mark.parametrize("noise_multiplier", [1.0, 5.0, 20.0])
