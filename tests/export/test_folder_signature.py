@@ -242,7 +242,9 @@ def test_what_cannot_be_signed_is_refused(folder, keys, tmp_path):
     assert not signature_path(folder).exists()
 
 
-@pytest.mark.parametrize("content", [b"", pem(rsa.generate_private_key(65537, 2048))])
+@pytest.mark.parametrize(
+    "content", [b"", pem(rsa.generate_private_key(65537, 2048))], ids=["empty", "a private key"]
+)
 def test_another_file_for_the_public_key_is_refused(signed, tmp_path, content):
     (tmp_path / "p.pem").write_bytes(content)
     with pytest.raises(InputError, match="public_key must be a PEM file with an EC public key"):
