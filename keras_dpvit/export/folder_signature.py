@@ -18,6 +18,7 @@ import tempfile
 from typing import Any
 
 from keras_dpvit import _files
+from keras_dpvit._reasons import telling_lines
 from keras_dpvit.errors import InputError
 
 SUFFIX = ".sig"
@@ -150,13 +151,20 @@ def _left_out(signature: bytes, directory: pathlib.Path) -> list[str]:
     return sorted(path for path in ignored if os.path.lexists(directory / path))
 
 
+# The digests of a file, up to the next file or the end.
+_DIGESTS = re.compile(r": Expected .*?(?=[\"'], [\"'](?:Hash|Extra|Missing)|[\"']\]$|$)")
+
+
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # It quotes a list of texts, with digests as Python writes bytes: which quotes are escaped
+    # depends on the digest.
+    text = " ".join(telling_lines(str(error))).replace("\\'", "'").replace('\\"', '"')
     if not text:  # cryptography's InvalidSignature has no words
         return "the signature was not made with this key"
+    text = _DIGESTS.sub("", text)
     if not text.startswith(("Signature mismatch", "Key mismatch")):
         text = f"the signature cannot be verified: {text}"
-    return re.sub(r": Expected '[^']*', Actual '[^']*'", "", text)[:500]
+    return text[:500]
 
 
 def _hashing() -> Any:
