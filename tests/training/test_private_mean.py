@@ -27,7 +27,7 @@ BAD_RECORDS = {
 
 
 def moved(sum_of, record):
-    """How far one record more moves the sum of others."""
+    """The distance by which one record more moves the sum of others."""
     others = np.random.default_rng(0).normal(size=(50, 3))
     with_it = np.concatenate([others, np.asarray(record, "float64")[None]])
     return np.linalg.norm(sum_of(with_it) - sum_of(others))
