@@ -106,7 +106,7 @@ class Models:
         self.look_for_versions()
 
     def look_for_versions(self):
-        """One look of the server, about once a second; new versions are there before old ones go."""
+        """One look, about once a second; new versions are there before old ones go."""
         for name, base in self._bases.items():
             directories = [p for p in base.iterdir() if p.name.isdecimal()]
             wanted = sorted(directories, key=lambda p: int(p.name))[-self._num_versions :]
