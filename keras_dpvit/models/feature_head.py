@@ -41,8 +41,10 @@ def feature_vector(
     """
     given = sorted(backbone.output) if isinstance(backbone.output, dict) else ["tokens"]
     names = list(given if head_blocks is None else head_blocks)
-    if not names or not set(names) <= set(given):
-        raise InputError(f"head_blocks must be some of {', '.join(given)}, got {head_blocks}.")
+    if not names or not set(names) <= set(given) or len(set(names)) < len(names):
+        raise InputError(
+            f"head_blocks must be some of {', '.join(given)}, each once, got {head_blocks}."
+        )
     blocks = _Blocks(backbone, ["tokens"] if head == "flattened" else sorted(names))
     flat = blocks(images)
     if mirrored:

@@ -44,6 +44,17 @@ def test_runner_gives_all_outputs(exported, trained_fusion, digit_images):
     np.testing.assert_allclose(found["probabilities"], expected["probabilities"], rtol=0, atol=1e-4)
 
 
+def assert_exports_agree(model, images, directory):
+    """Both exports answer as the model does."""
+    expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
+    kd.export.tflite(model, directory / "model.tflite")
+    kd.export.saved_model(model, directory / "1")
+    found = TFLiteRunner(directory / "model.tflite").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    found = SavedModelRunner(directory / "1").predict(images)["probabilities"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_scattering_and_both_branches_survive_either_export(tmp_path):
     keras.utils.set_random_seed(1)
     model = kd.DPViTClassifier.from_preset(
@@ -57,13 +68,7 @@ def test_scattering_and_both_branches_survive_either_export(tmp_path):
     branch = model.get_layer("conv_branch").linear
     branch.kernel.assign(keras.random.normal(branch.kernel.shape, stddev=0.02, seed=2))
     images = np.random.default_rng(3).integers(0, 256, (20, 28, 28, 1)).astype("uint8")
-    expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
-    kd.export.tflite(model, tmp_path / "model.tflite")
-    kd.export.saved_model(model, tmp_path / "1")
-    found = TFLiteRunner(tmp_path / "model.tflite").predict(images)["probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    found = SavedModelRunner(tmp_path / "1").predict(images)["probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert_exports_agree(model, images, tmp_path)
 
 
 @pytest.mark.parametrize("preset", ["dpvit_scatter_28", "dpvit_scatter_32"])
@@ -72,13 +77,7 @@ def test_whitened_heads_survive_either_export(tmp_path, preset):
     kernel = model.get_layer("logits").kernel
     kernel.assign(keras.random.normal(kernel.shape, stddev=5.0, seed=2))
     images = kd.datasets.synthetic_shapes(20, 1, model.input_shape[1:], seed=4).images
-    expected = keras.ops.softmax(model(images.astype("float32"))).numpy()
-    kd.export.tflite(model, tmp_path / "model.tflite")
-    kd.export.saved_model(model, tmp_path / "1")
-    found = TFLiteRunner(tmp_path / "model.tflite").predict(images)["probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
-    found = SavedModelRunner(tmp_path / "1").predict(images)["probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert_exports_agree(model, images, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["replace", "fsync"])

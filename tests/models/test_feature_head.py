@@ -101,6 +101,7 @@ def test_a_saved_model_is_the_same(tmp_path):
         ({"final_norm": True}, "final_norm and head_hidden_dim need head='pooled'"),
         ({"head_blocks": ["stage_9"]}, "head_blocks must be some of features, stage_1, tokens"),
         ({"head_blocks": []}, "head_blocks must be some of"),
+        ({"head_blocks": ["tokens", "tokens"]}, "head_blocks must be some of .*, each once"),
         ({"whitening_rank": 0}, "whitening_rank must be a whole number above 0"),
     ],
 )
@@ -189,6 +190,7 @@ def test_luma_features_of_a_gray_picture_are_those_of_one_channel():
 
 
 def test_the_head_trains_without_privacy_too():
+    keras.utils.set_random_seed(0)
     model, x = classifier(), pictures(30)
     y = np.arange(30) % 3
     kd.choose_trainable(model, "head")
