@@ -15,15 +15,13 @@ Examples:
 import dataclasses
 import json
 import pathlib
-import time
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from keras_dpvit import _files, _quiet, datasets
 from keras_dpvit.errors import InputError
-from trainers import _cli, _flags, _recipes, train
+from trainers import _cli, train
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("weights", ["synthetic"], "Files of trainers.pretrain.", flag_values=FLAGS)
@@ -48,18 +46,6 @@ _BLOCKS: dict[str, list[str] | None] = {
 }
 
 
-def _settings(epsilon: float) -> Any:
-    """The recipe's settings at a budget."""
-    from keras_dpvit.runs.settings import RunSettings
-
-    typed = [*_recipes.lines("fashion_mnist"), "--recipe=none", f"--epsilon={epsilon:g}"]
-    typed += [f"--{text}" for text in FLAGS.set]
-    for name in train.FLAGS:
-        train.FLAGS[name].unparse()
-    train.FLAGS(["", *typed])
-    return dataclasses.replace(_flags.settings(train.FLAGS, RunSettings), delta=1e-5)
-
-
 def _data() -> tuple[Any, Any]:
     """(images, labels) to train on, and to score."""
     data = datasets.load("fashion_mnist")
@@ -69,48 +55,21 @@ def _data() -> tuple[Any, Any]:
     return (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
 
 
-class _Runs:
-    """Trainings on the features of one file of weights."""
+def _run(bench: Any, weights: str, variant: str, epsilon: float) -> dict[str, Any]:
+    """One training, by the recipe but for what the flags change."""
+    from keras_dpvit.reproduction.trainings import Training
 
-    def __init__(self, weights: str, variant: str, to_train: Any, to_score: Any) -> None:
-        from keras_dpvit.training.frozen_features import whitened_inputs
-
-        self._weights, self._variant = weights, variant
-        self._labels, self._true = to_train[1], to_score[1]
-        model = self._model()
-        self._blocks = whitened_inputs(model, to_train[0])
-        self._scored = whitened_inputs(model, to_score[0])
-
-    def _model(self) -> Any:
-        import keras_dpvit as kd
-
-        return kd.DPViTClassifier.from_preset(
-            "dpvit_scatter_28", 10, weights=self._weights, head_blocks=_BLOCKS[self._variant]
-        )
-
-    def run(self, epsilon: float) -> dict[str, Any]:
-        import keras
-
-        from keras_dpvit.runs import training
-        from keras_dpvit.training.frozen_features import features_of
-
-        settings, model, begin = _settings(epsilon), self._model(), time.perf_counter()
-        (plan,) = training.plans(len(self._labels), settings, len(self._blocks))
-        head, features = training.head_on_features(model, self._blocks, plan, settings)
-        head.compile(
-            training.optimizer_of(plan, settings),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        epochs = int(np.ceil(settings.epochs))
-        head.fit(features, self._labels, epochs=epochs, verbose=0)
-        logits = head.predict(features_of(model, self._scored), batch_size=1000, verbose=0)
-        ledger = model.privacy_ledger
-        return {
-            "accuracy": float(np.mean(np.argmax(logits, axis=1) == self._true)),
-            "epsilon_rdp": ledger.epsilon(1e-5, "rdp"),
-            "epsilon_pld": ledger.epsilon(1e-5, "pld"),
-            "seconds": round(time.perf_counter() - begin, 1),
-        }
+    changes = [f"--epsilon={epsilon:g}", *(f"--{text}" for text in FLAGS.set)]
+    preset, settings = train.recipe_settings("fashion_mnist", *changes)
+    blocks = _BLOCKS[variant] or settings.head_blocks
+    settings = dataclasses.replace(settings, weights=weights, head_blocks=blocks)
+    found = bench.run(Training(preset, settings))
+    return {
+        "accuracy": found["accuracy"][-1],
+        "epsilon_rdp": found["epsilon"]["rdp"],
+        "epsilon_pld": found["epsilon"]["pld"],
+        "seconds": found["seconds"],
+    }
 
 
 def main() -> None:
@@ -120,10 +79,12 @@ def main() -> None:
     _quiet.start_tensorflow()
     output = pathlib.Path(FLAGS.output)
     found = json.loads(output.read_text()) if output.exists() else []
+    from keras_dpvit.reproduction.trainings import Bench
+
     to_train, to_score = _data()
     for weights in FLAGS.weights:
+        bench = Bench(to_train, to_score, num_classes=10)
         for variant in FLAGS.variants:
-            runs = None
             for epsilon in map(float, FLAGS.epsilons):
                 for draw in range(FLAGS.draws):
                     key = {
@@ -136,8 +97,7 @@ def main() -> None:
                     }
                     if any(key == {k: run[k] for k in key} for run in found):
                         continue
-                    runs = runs or _Runs(weights, variant, to_train, to_score)
-                    found.append({**key, **runs.run(epsilon)})
+                    found.append({**key, **_run(bench, weights, variant, epsilon)})
                     print(json.dumps(found[-1]), flush=True)
                     _files.write_json(output, found)
 

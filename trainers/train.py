@@ -215,6 +215,20 @@ def _check_weights() -> None:
         raise InputError("weights and init_weights exclude each other: give one of them.")
 
 
+def recipe_settings(name: str, *typed: str) -> tuple[str, RunSettings]:
+    """The preset and the settings of a recipe.
+
+    Args:
+        name: of a recipe.
+        *typed: flags that count more than the recipe's.
+    """
+    for flag in FLAGS:
+        FLAGS[flag].unparse()
+    FLAGS(["", *_recipes.lines(name), *typed, f"--recipe={name}"])
+    settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
+    return FLAGS.preset, settings
+
+
 def _parts(num_records: int, kept: Any) -> Any:
     """The member of each record, None if every member sees all."""
     if FLAGS.members_data != "disjoint" or FLAGS.members == 1:

@@ -296,7 +296,7 @@ def _classifier(
     image_shape: tuple[int, int, int], settings: GanSettings, num_classes: int
 ) -> Any | None:
     from keras_dpvit.attacks import trained_networks
-    from keras_dpvit.reproduction.networks import shake_pyramid_net
+    from keras_dpvit.models.networks import shake_pyramid_net
 
     if settings.form == "dcgan":
         return None

@@ -11,8 +11,8 @@ from keras import ops
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.models.backbone import check_image_shape
-from keras_dpvit.reproduction.networks import BlockMixing, BlockwiseConv, PixelShuffle
-from keras_dpvit.reproduction.networks.building_blocks import batch_norm
+from keras_dpvit.models.networks import BlockMixing, BlockwiseConv, PixelShuffle
+from keras_dpvit.models.networks.building_blocks import batch_norm
 
 # What the blocks of a ciphertext are read with.
 ADAPTATIONS = ("none", "shared", "per_block", "mixed", "per_block_mixed")

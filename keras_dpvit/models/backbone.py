@@ -21,7 +21,7 @@ class DPViTBackbone(keras.Model):
     """The hierarchical vision transformer of the DP-ViT paper, up to its last tokens.
 
     The first block of a stage attends by threshold attention, the others by plain self-attention
-    (eq 3; `first_attention` changes it). Tokens are pooled from stage to stage
+    (eq 3; `first_attention` and `other_attention` change it). Tokens are pooled from stage to stage
     (`TokenMaxPooling`), and a new position table is added after each pooling. There is no class
     token and no dropout; nothing crosses examples.
 
@@ -119,6 +119,7 @@ class DPViTBackbone(keras.Model):
         conv_module: str = "none",
         conv_filters: int = 16,
         first_attention: str = "threshold",
+        other_attention: str = "self",
         outputs: str = "tokens",
         seed: int | None = None,
         dtype: Any = None,

@@ -51,6 +51,7 @@ def check_settings(settings: types.SimpleNamespace) -> None:
     _validate.one_of(POOL_AXES, pool_axis=settings.pool_axis)
     _validate.one_of(POSITION_TABLES, position_table=settings.position_table)
     _validate.one_of(ATTENTIONS, first_attention=settings.first_attention)
+    _validate.one_of(ATTENTIONS, other_attention=settings.other_attention)
 
 
 def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
@@ -143,7 +144,7 @@ class Stages:
 
     def _block(self, x: Any, stage: int, index: int) -> Any:
         s = self._settings
-        local = index == 0 and s.first_attention == "threshold"
+        local = (s.first_attention if index == 0 else s.other_attention) == "threshold"
         block = TransformerBlock(
             s.num_heads,
             round(s.hidden_dim * s.mlp_ratio),

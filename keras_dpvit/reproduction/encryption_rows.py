@@ -19,7 +19,7 @@ class Row:
         source: where these figures stand.
         scheme: of `keras_dpvit.encryption.SCHEMES`; None for plain images.
         options: of the scheme.
-        adaptation: see `reproduction.networks.adaptation.adapt`.
+        adaptation: see `models.networks.adaptation.adapt`.
         transformed: bool, whether the network's initial weights are put under the key.
         learning_rate: float, of the paper where it differs from the network's.
     """

@@ -20,8 +20,8 @@ from keras_dpvit.encryption import (
     make_cipher,
     transform_model,
 )
+from keras_dpvit.models import networks
 from keras_dpvit.reproduction import encryption_results as results
-from keras_dpvit.reproduction import networks
 from keras_dpvit.reproduction.encryption_rows import ROWS, Row, Settings, Training
 
 _CIFAR = {"cifar10": 10, "cifar100": 100}

@@ -9,14 +9,14 @@ from keras import ops
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.models.backbone import check_image_shape
-from keras_dpvit.reproduction.networks.adaptation import ADAPTATIONS, adapt
-from keras_dpvit.reproduction.networks.building_blocks import (
+from keras_dpvit.models.networks.adaptation import ADAPTATIONS, adapt
+from keras_dpvit.models.networks.building_blocks import (
     batch_norm,
     classifier,
     conv,
     image_input,
 )
-from keras_dpvit.reproduction.networks.shake_drop import ShakeDrop
+from keras_dpvit.models.networks.shake_drop import ShakeDrop
 
 _STAGES = 3
 _STEM = 16

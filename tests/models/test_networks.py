@@ -9,13 +9,13 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.reproduction import networks
-from keras_dpvit.reproduction.networks.blockwise import (
+from keras_dpvit.models import networks
+from keras_dpvit.models.networks.blockwise import (
     BlockMixing,
     BlockwiseConv,
     PermutationPenalty,
 )
-from keras_dpvit.reproduction.networks.pixel_shuffle import PixelShuffle
+from keras_dpvit.models.networks.pixel_shuffle import PixelShuffle
 
 
 def trainable(model):

@@ -6,9 +6,9 @@ import keras
 
 from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
-from keras_dpvit.reproduction.networks.blockwise import BlockMixing, BlockwiseConv
-from keras_dpvit.reproduction.networks.building_blocks import batch_norm, conv
-from keras_dpvit.reproduction.networks.pixel_shuffle import PixelShuffle
+from keras_dpvit.models.networks.blockwise import BlockMixing, BlockwiseConv
+from keras_dpvit.models.networks.building_blocks import batch_norm, conv
+from keras_dpvit.models.networks.pixel_shuffle import PixelShuffle
 
 ADAPTATIONS = ("none", "le", "tanaka", "ele")
 

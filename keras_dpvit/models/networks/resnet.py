@@ -6,7 +6,7 @@ import keras
 
 from keras_dpvit import _validate
 from keras_dpvit.models.backbone import check_image_shape
-from keras_dpvit.reproduction.networks.building_blocks import (
+from keras_dpvit.models.networks.building_blocks import (
     batch_norm,
     classifier,
     conv,
