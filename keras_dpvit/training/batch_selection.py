@@ -1,8 +1,8 @@
 """From sampled records to a batch: microbatches, and padding."""
 
-import contextlib
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,10 +52,12 @@ def sampled_batches(
 
 
 class Feed:
-    """The batches of one `fit`, as tf.data asks for them.
+    """The batches of one `fit`, as tf.data asks for them from a thread of its own.
 
     TensorFlow keeps a data set's Python function for as long as the process lives, and all that the
-    function holds: the records too, unless they are dropped.
+    function holds: the records too, unless they are dropped. And it waits at the process's end for
+    a batch that is being made, by a thread that Python has ended by then: a script would never end.
+    So batches that were asked for ahead are not made any more once `close` returns.
 
     Args:
         *arguments: of `sampled_batches`.
@@ -64,19 +66,27 @@ class Feed:
     def __init__(self, *arguments: Any) -> None:
         self._arguments = arguments
         self._given: list[Any] = []
+        self._at_work = threading.Lock()
+        self._closed = False
 
     def __call__(self) -> Iterator[Batch]:
         batches = sampled_batches(*self._arguments)
         self._given.append(batches)
-        return batches
+        while True:
+            with self._at_work:
+                if self._closed:
+                    return
+                batch = next(batches)
+            yield batch
 
     def close(self) -> None:
-        """Drops the records."""
-        self._arguments = ()
-        for batches in self._given:
-            with contextlib.suppress(ValueError):  # one that is at work ends with its thread
+        """Waits for a batch that is being made, and drops the records."""
+        self._closed = True
+        with self._at_work:
+            self._arguments = ()
+            for batches in self._given:
                 batches.close()
-        self._given.clear()
+            self._given.clear()
 
 
 def some_records(source: Source, count: int = 8) -> Rows:
