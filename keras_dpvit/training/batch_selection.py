@@ -1,6 +1,9 @@
 """From sampled records to a batch: microbatches, and padding."""
 
+import atexit
 import dataclasses
+import functools
+import gc
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -55,15 +58,17 @@ class Feed:
     """The batches of one `fit`, as tf.data asks for them from a thread of its own.
 
     TensorFlow keeps a data set's Python function for as long as the process lives, and all that the
-    function holds: the records too, unless they are dropped. And it waits at the process's end for
-    a batch that is being made, by a thread that Python has ended by then: a script would never end.
-    So batches that were asked for ahead are not made any more once `close` returns.
+    function holds: the records too, unless they are dropped. And as an iterator goes it waits for
+    its thread, which at the process's end Python has ended already: a script would never end. So
+    no batch is being made any more once `close` returns, and iterators go before the process ends
+    (Keras leaves them in a circle of references).
 
     Args:
         *arguments: of `sampled_batches`.
     """
 
     def __init__(self, *arguments: Any) -> None:
+        _collect_at_exit()
         self._arguments = arguments
         self._given: list[Any] = []
         self._at_work = threading.Lock()
@@ -87,6 +92,11 @@ class Feed:
             for batches in self._given:
                 batches.close()
             self._given.clear()
+
+
+@functools.cache
+def _collect_at_exit() -> None:
+    atexit.register(gc.collect)
 
 
 def some_records(source: Source, count: int = 8) -> Rows:
