@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_dpvit.models.description import PUBLISHED
 from keras_dpvit.reproduction import paper_figures as paper
 from keras_dpvit.reproduction.trainings import Training
 from keras_dpvit.runs.settings import RunSettings
@@ -168,15 +169,20 @@ def _attention(scale: Scale) -> list[Row]:
 
 
 def _number_of_heads(scale: Scale) -> list[Row]:
-    return [
-        Row(
-            f"{number} heads",
-            _networks(scale, overrides, preset),
-            paper.HEADS[number],
-            counted=f"dpvit_paper_h{number}",
+    rows = []
+    for number, (preset, overrides) in scale.by_heads.items():
+        at_paper_size = f"dpvit_paper_h{number}"
+        sizes = PUBLISHED[at_paper_size]
+        printed = {"macs": sizes["macs"] / 1e9, "parameters": sizes["parameters"] / 1e6}
+        rows.append(
+            Row(
+                f"{number} heads",
+                _networks(scale, overrides, preset),
+                {**printed, **paper.HEADS[number]},
+                counted=at_paper_size,
+            )
         )
-        for number, (preset, overrides) in scale.by_heads.items()
-    ]
+    return rows
 
 
 def _accuracy_by_step(scale: Scale) -> list[Row]:

@@ -59,7 +59,7 @@ FLAGS = {
     "edge": ["json", "limit", "model", "output", "source", "threads"],
     "audit": ["canaries", "dataset", "delta", "epsilon", "mechanism", "model", "output"],
     "attack": ["attack", "images", "json", "keys", "observed", "output", "scheme", "seed"],
-    "reproduce": ["artifact", "data_dir", "output", "rows", "scale"],
+    "reproduce": ["artifact", "data_dir", "draws", "output", "rows", "scale", "trainings_dir"],
 }
 
 

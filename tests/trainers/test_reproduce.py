@@ -10,6 +10,7 @@ import keras_dpvit as kd
 from keras_dpvit.encryption import KeyFile, SecretKey, transform_model, write_key_file
 from keras_dpvit.reproduction import encryption_results, encryption_table
 from keras_dpvit.reproduction.encryption_rows import ROWS, settings_for
+from trainers.reproduce import OF_THE_MODEL
 
 QUICK = ("--scale=small", "--epochs=1", "--train_examples=300", "--test_examples=200")
 
@@ -51,9 +52,52 @@ def test_rows_are_trained_stored_and_found_again(run, tmp_path):
     expect_one_line(other, "made with other settings")
 
 
+TINY = ("--train_examples=300", "--test_examples=100", "--epochs=1", "--draws=1")
+
+
+def test_a_figure_is_made_and_its_trainings_are_kept(run, tmp_path):
+    first = run("reproduce", "--artifact=figures_6_7", *TINY, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2: recipe, epsilon 8, draw 1: 0." in first.stdout
+    made = tmp_path / "reproduced" / "figures_6_7_small"
+    names = {f"figures_6_7_small.{kind}" for kind in ("json", "md", "png")}
+    assert {path.name for path in made.iterdir()} == names
+    content = json.loads((made / "figures_6_7_small.json").read_text())
+    assert [len(row["trainings"]) for row in content["rows"]] == [1, 1]
+    assert content["rows"][1]["paper"]["accuracy"] == "1.55"
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "reproduced/trainings").iterdir()}
+    assert len(kept) == 2
+
+    # One that is lost is trained again; the other, which another figure has too, is not.
+    lost, left = kept
+    lost.unlink()
+    again = run("reproduce", "--artifact=figures_6_7", *TINY, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert left.stat().st_mtime_ns == kept[left]
+    assert lost.exists()
+
+
+@pytest.mark.proof
+def test_all_figures_and_tables_are_made(run, tmp_path):
+    done = run("reproduce", "--artifact=all", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "reproduced").iterdir()} - {"trainings"}
+    assert made == {f"{name}_small" for name in OF_THE_MODEL}
+    page = (tmp_path / "reproduced/table_3_small/table_3_small.md").read_text()
+    assert "| 12 heads | 1 | 6.04 G | 86.6 M |" in page
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (["--draws=2"], "draws is not for encryption_table"),
+        (["--artifact=table_2", "--rows=pe"], "rows is for encryption_table alone"),
+        (["--artifact=all", "--output=here"], "output is for one artifact"),
+        (["--artifact=table_2", "--draws=0"], "draws must be a whole number above 0"),
+        (
+            ["--artifact=table_2", "--trainings_dir=/dev/null/here"],
+            "trainings_dir must be a folder that can be written",
+        ),
         (["--rows=plain_vit,best"], "rows must be some of le_adapted"),
         (["--epochs=0"], "epochs must be a whole number above 0"),
         (["--scale=large"], "scale"),
