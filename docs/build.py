@@ -1,5 +1,6 @@
-"""Writes the tables of docs/model.md and draws its architecture; `make docs` runs it."""
+"""Writes tables of docs/model.md and docs/reproduction.md, draws a picture; `make docs` runs it."""
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -9,9 +10,13 @@ from keras_dpvit.models.classifier import DPViTClassifier
 from keras_dpvit.models.description import PUBLISHED, describe, printed
 from keras_dpvit.models.presets import PRESETS
 from keras_dpvit.plots import plot_architecture
+from keras_dpvit.reproduction import tables
+from keras_dpvit.reproduction.artifacts import ARTIFACTS
 
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE / "model.md"
+REPRODUCTION = HERE / "reproduction.md"
+KEPT = HERE / "results" / "reproduction"
 PICTURE = HERE / "figures" / "architecture.png"
 DRAWN = "dpvit_paper_h6"
 
@@ -66,13 +71,34 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def with_tables(page: str, facts: dict[str, dict[str, Any]]) -> str:
+def model_tables(facts: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The tables of docs/model.md by name.
+
+    Args:
+        facts: preset name to what `describe` says of it.
+    """
+    return {"presets": presets_table(facts), "paper": paper_table(facts)}
+
+
+def reproduction_tables() -> dict[str, str]:
+    """The tables of docs/reproduction.md by name, from the files that were kept."""
+    return {
+        name: tables.table(name, json.loads((KEPT / f"{name}_small.json").read_text("utf-8")))
+        for name in ARTIFACTS
+    }
+
+
+def with_tables(page: str, by_name: dict[str, str]) -> str:
     """The page with its tables written anew between their markers.
+
+    Args:
+        page: Markdown.
+        by_name: the tables as Markdown.
 
     Raises:
         InputError: if the page lacks a marker.
     """
-    for name, table in (("presets", presets_table(facts)), ("paper", paper_table(facts))):
+    for name, table in by_name.items():
         start, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         page, found = pattern.subn(f"{start}\n\n{table}\n\n{end}", page)
@@ -84,9 +110,11 @@ def with_tables(page: str, facts: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Rewrites page and picture."""
+    """Rewrites pages and picture."""
     facts = {name: describe(preset_model(name)) for name in PRESETS}
-    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), facts), "utf-8")
+    pages = {PAGE: model_tables(facts), REPRODUCTION: reproduction_tables()}
+    for page, found in pages.items():
+        page.write_text(with_tables(page.read_text("utf-8"), found), "utf-8")
     PICTURE.parent.mkdir(exist_ok=True)
     plot_architecture(preset_model(DRAWN), PICTURE)
 

@@ -29,7 +29,7 @@ def page():
 
 def test_tables_are_what_make_docs_writes_now(build, page, described_presets):
     facts = {name: found for name, (found, _) in described_presets.items()}
-    assert build.with_tables(page, facts) == page
+    assert build.with_tables(page, build.model_tables(facts)) == page
     assert "| 10,007,848 | 724,755,888 |" in page
 
 
@@ -37,9 +37,16 @@ def test_changed_table_is_put_right(build, page, described_presets):
     facts = {name: found for name, (found, _) in described_presets.items()}
     wrong = page.replace("10,007,848", "10,007,849")
     assert wrong != page
-    assert build.with_tables(wrong, facts) == page
+    assert build.with_tables(wrong, build.model_tables(facts)) == page
     with pytest.raises(InputError, match="must have the markers"):
-        build.with_tables(page.replace("<!-- end of paper -->", ""), facts)
+        build.with_tables(page.replace("<!-- end of paper -->", ""), build.model_tables(facts))
+
+
+def test_the_page_on_the_paper_has_the_kept_figures(build):
+    page = build.REPRODUCTION.read_text("utf-8")
+    assert build.with_tables(page, build.reproduction_tables()) == page
+    for target in re.findall(r"\]\(([^)#]+)", page):
+        assert (DOCS / target).is_file(), target
 
 
 def test_links_and_pictures_are_there(page):
