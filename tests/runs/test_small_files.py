@@ -1,5 +1,7 @@
 """A run's weights in half precision, and its Keras file: small, and the same model."""
 
+import json
+import pathlib
 import zipfile
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 import keras_dpvit as kd
 from keras_dpvit.export.saved_model import saved_model
 from keras_dpvit.export.served_model import exact_half
+from keras_dpvit.export.verification import Verification
 from keras_dpvit.models import provenance
 from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.privacy.ledger_entries import mean_entry
 from keras_dpvit.runs.model_files import save_compressed
 from keras_dpvit.runs.training import round_to_half
 
+SHIPPED = pathlib.Path(__file__).parents[2] / "savedmodels" / "fashion_mnist" / "1"
 ENTRY = mean_entry(20.0, 100, 1e-5)
 
 
@@ -98,3 +102,14 @@ def test_a_saved_model_keeps_in_half_what_half_holds(tmp_path, images):
         data = next((tmp_path / name / "variables").glob("*.data*"))
         sizes[name] = data.stat().st_size
     assert sizes["rounded"] < 0.6 * sizes["plain"]
+
+
+def test_the_model_that_ships_is_small_accurate_and_as_its_card_says():
+    files = [path for path in SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 5e6
+    card = json.loads((SHIPPED / "privacy_card.json").read_text("utf-8"))
+    assert max(card["epsilon"].values()) <= 3
+    run = json.loads((SHIPPED / "run.json").read_text("utf-8"))
+    assert run["flags"]["recipe"] == "fashion_mnist"
+    assert min(run["accuracy_on_held_out_images"].values()) >= 0.9
+    assert [c for c in Verification(SHIPPED).all_checks() if c.passed is False] == []
