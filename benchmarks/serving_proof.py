@@ -1,4 +1,4 @@
-r"""Two proofs of a fused SavedModel, on Fashion-MNIST: alone in a process, and under many threads.
+r"""Two proofs of a SavedModel, on Fashion-MNIST: alone in a process, and under many threads.
 
 The model is the one that ships, exported anew. The first proof loads it where Keras and this
 package cannot be imported and compares every signature with the Keras model. The second serves it
@@ -74,7 +74,7 @@ def alone(model: Any, names: list[str], directory: pathlib.Path, images: np.ndar
     """Runs an export in a TensorFlow-only process and compares it with the Keras model.
 
     Args:
-        model: the `FusedClassifier`.
+        model: the Keras model.
         names: its class names.
         directory: its SavedModel.
         images: uint8 `(n, height, width, channels)`.
@@ -91,7 +91,7 @@ def alone(model: Any, names: list[str], directory: pathlib.Path, images: np.ndar
             raise RuntimeError(result.stderr)
         with np.load(answers) as loaded:
             found = dict(loaded)
-    expected = model.predict(images.astype("float32"), batch_size=250, verbose=0)
+    expected = serving_requests.answers(model, images)
     same = {
         "probabilities": "probabilities",
         "weights": "weights",
@@ -107,7 +107,9 @@ def alone(model: Any, names: list[str], directory: pathlib.Path, images: np.ndar
         "num_images": len(images),
         "classes_predicted": len(set(best.tolist())),
         "largest_difference": {
-            name: float(np.abs(found[name] - expected[key]).max()) for name, key in same.items()
+            name: float(np.abs(found[name] - expected[key]).max())
+            for name, key in same.items()
+            if key in expected
         },
         "labels_right": int((found["label"] == labels).sum()),
         "labels_right_of_files": int((found["serving_bytes/label"] == labels).sum()),
@@ -217,9 +219,13 @@ def stand_in(model: Any, names: list[str]) -> Iterator[tuple[pathlib.Path, str]]
 
 
 def prove(
-    images: int, threads: int, requests: int, running: tuple[pathlib.Path, str] | None = None
+    images: int,
+    threads: int,
+    requests: int,
+    running: tuple[pathlib.Path, str] | None = None,
+    model: Any = None,
 ) -> dict[str, Any]:
-    """Both proofs of the model that ships.
+    """Both proofs of the model that ships, or of another.
 
     Args:
         images: int, that are compared.
@@ -227,10 +233,12 @@ def prove(
         requests: int, of all threads together.
         running: the directory of an export of that model and the URL at which it is served; None
             for a new export and the stand-in.
+        model: a Keras model of 28x28 gray images; None for the one that ships.
     """
     import keras_dpvit as kd
 
-    model = kd.load_model(SHIPPED / "model.keras")
+    if model is None:
+        model = kd.load_model(SHIPPED / "model.keras")
     data = kd.datasets.load("fashion_mnist")
     names, held_out = list(data.class_names), data.x_test[:images]
     mixed = serving_requests.mixed_requests(model, names, held_out, requests)

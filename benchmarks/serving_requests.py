@@ -98,6 +98,15 @@ class Connection:
         return response.status, response.read()
 
 
+def answers(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The right outputs for images, by name: all of a fused model's, else "probabilities"."""
+    found = model.predict(images.astype("float32"), batch_size=250, verbose=0)
+    if isinstance(found, dict):
+        return found
+    powers = np.exp(found - found.max(axis=1, keepdims=True))
+    return {"probabilities": powers / powers.sum(axis=1, keepdims=True)}
+
+
 def mixed_requests(model: Any, names: list[str], images: np.ndarray, number: int) -> list[Request]:
     """Requests in a fixed order, one in four of them malformed.
 
@@ -107,8 +116,7 @@ def mixed_requests(model: Any, names: list[str], images: np.ndarray, number: int
         images: uint8 `(n, height, width, channels)`, of which each good request takes 1 to 4.
         number: int, how many requests.
     """
-    probabilities = model.predict(images.astype("float32"), batch_size=250, verbose=0)
-    probabilities = probabilities["probabilities"]
+    probabilities = answers(model, images)["probabilities"]
     labels = [names[i] for i in probabilities.argmax(axis=1)]
     rng = np.random.default_rng(0)
     good, bad = _good_bodies(), _bad_requests(images)

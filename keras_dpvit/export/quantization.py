@@ -27,6 +27,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
+from keras_dpvit.export.exact_constants import compacted
 from keras_dpvit.export.served_model import ServedModel
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
@@ -69,7 +70,7 @@ def flatbuffer_of(
             assert calibration is not None
             return _full_int8(converter, calibration, batch_size or 1)
         content: bytes = converter.convert()
-    return content
+    return compacted(content) if quantize is None else content
 
 
 def _full_int8(converter: Any, calibration: np.ndarray, batch_size: int) -> bytes:

@@ -76,7 +76,8 @@ def write_saved_model(
     module = tf.Module()
     functions = make_signatures(served)
     used = {id(variable) for function in functions.values() for variable in function.variables}
-    module.model_variables = [v for v in served.model_variables if id(v) in used]
+    variables = [*served.model_variables, *served.half_variables]
+    module.model_variables = [v for v in variables if id(v) in used]
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, str(directory), signatures=functions, options=options)
     assets.write_class_names(served, directory)

@@ -1,8 +1,11 @@
 """The function that an export runs: pixels in, probabilities and a label out."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_dpvit.errors import InputError
@@ -26,6 +29,7 @@ class ServedModel(tf.Module):
         draws_noise: bool, whether two calls on one image differ.
         noise_has_range: bool, see `InferenceNoise.has_range`.
         model_variables: the TensorFlow variables, without the states of noise generators.
+        half_variables: copies in half precision of those that it holds exactly.
 
     Raises:
         InputError: if the names are not as many as the classes or one has a line break, or if
@@ -53,13 +57,19 @@ class ServedModel(tf.Module):
         self.draws_noise = self._noise.is_drawn
         self.noise_has_range = self._noise.has_range
         left_out = {id(state) for state in self._noise.generator_states()}
-        self.model_variables = [v.value for v in model.variables if id(v) not in left_out]
+        kept = [v for v in model.variables if id(v) not in left_out]
+        self.model_variables = [v.value for v in kept]
+        self._in_half = [
+            (v, tf.Variable(half)) for v in kept if (half := exact_half(v)) is not None
+        ]
+        self.half_variables = [half for _, half in self._in_half]
 
     def predict_function(self, batch_size: int | None) -> Any:
         """A traced function of images float32 `(batch_size, height, width, channels)`, 0..255.
 
         It returns a dict: "probabilities" float32, "class_id" int64, "label" string and, for a
-        fused model, "weights" of eq 16 and "member_probabilities".
+        fused model, "weights" of eq 16 and "member_probabilities". It reads `half_variables` in
+        place of what they are copies of: half the bytes, the same numbers.
         """
         return self._function(batch_size, with_label=True)
 
@@ -77,7 +87,7 @@ class ServedModel(tf.Module):
 
     def _outputs(self, with_label: bool, alone: bool) -> Callable[[Any], dict[str, Any]]:
         def predict(images: Any) -> dict[str, Any]:
-            with self._noise.applied():
+            with self._noise.applied(), self._read_from_half(with_label):
                 outputs = self._call(images, training=False)
             if not self.is_fused:
                 outputs = {"probabilities": tf.nn.softmax(tf.cast(outputs, tf.float32))}
@@ -91,3 +101,20 @@ class ServedModel(tf.Module):
             return outputs
 
         return predict
+
+    @contextlib.contextmanager
+    def _read_from_half(self, wanted: bool) -> Iterator[None]:
+        """While a graph is traced: the model reads `half_variables`, cast, if wanted."""
+        values = [(v, tf.cast(half, v.dtype)) for v, half in self._in_half] if wanted else []
+        with keras.StatelessScope(state_mapping=values):
+            yield
+
+
+def exact_half(variable: Any) -> np.ndarray | None:
+    """A Keras variable's value in half precision if that holds all of it, None if not."""
+    if variable.dtype != "float32":
+        return None
+    value = keras.ops.convert_to_numpy(variable.value)
+    with np.errstate(over="ignore"):
+        half: np.ndarray = value.astype("float16")
+    return half if np.array_equal(half.astype("float32"), value) else None

@@ -43,7 +43,7 @@ def tflite(
 
     | quantize | weights | arithmetic |
     |---|---|---|
-    | None | float32 | float32 |
+    | None | float32, or less where that holds the same numbers (`exact_constants`) | float32 |
     | "float16" | float16 | float32 |
     | "dynamic" | int8 | float32; matrix products in int8 with ranges found at run time |
     | "int8" | int8 | int8, but for what `export.quantization` lists |

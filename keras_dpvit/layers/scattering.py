@@ -195,19 +195,20 @@ class _Wavelets:
         self.shape = rows, columns = height // step, width // step
         # Subsampling adds up the frequencies that `step` makes equal.
         folded = filters.reshape(count, step, rows, step, columns).transpose(2, 4, 0, 1, 3)
-        folded = np.stack([folded, folded], axis=1)  # for the real and the imaginary part
-        self.filters = folded.reshape(-1, count, step * step).astype("float32")
+        # The axis of one is for the real and the imaginary part, which are filtered alike.
+        filters = folded.reshape(rows, 1, columns, count, step * step)
+        self.filters = filters.astype("float32")
         inverse = [_real_form(np.conj(_fourier(n)) / (n * step)) for n in self.shape]
         self.rows = _flat(inverse[0], (0, 1), (2, 3))
         self.columns = _flat(inverse[1], (1, 0), (3, 2))
-        self.macs = self.filters.size + count * _macs(self.rows, self.columns, parts=2)
+        self.macs = 2 * self.filters.size + count * _macs(self.rows, self.columns, parts=2)
 
     def __call__(self, spectrum: Any) -> Any:
         (rows, columns), step = self.shape, self.step
         if step > 1:
             spectrum = ops.reshape(spectrum, (step, rows, 2, step, columns, -1))
             spectrum = ops.transpose(spectrum, (1, 2, 4, 0, 3, 5))
-        spectrum = ops.reshape(spectrum, (rows * 2 * columns, step * step, -1))
+        spectrum = ops.reshape(spectrum, (rows, 2, columns, step * step, -1))
         filtered = ops.reshape(ops.matmul(self.filters, spectrum), (rows * 2, columns, -1))
         maps = _columns_after_rows(self.rows, self.columns, filtered, parts=2)
         real, imaginary = maps[:, :columns], maps[:, columns:]

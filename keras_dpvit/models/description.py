@@ -79,16 +79,19 @@ def layers_in_order(model: Any) -> list[Any]:
     Raises:
         InputError: if the model is another one.
     """
-    if isinstance(model, DPViTBackbone):
-        layers = model.layers
-    elif isinstance(model, DPViTClassifier):
-        head = [layer for layer in model.layers if layer is not model.backbone]
-        layers = [*model.backbone.layers, *head]
-    else:
+    if not isinstance(model, (DPViTBackbone, DPViTClassifier)):
         raise InputError(
             f"model must be a DPViTClassifier or a DPViTBackbone, got {type(model).__name__}."
         )
-    return [layer for layer in layers if not isinstance(layer, keras.layers.InputLayer)]
+    return [layer for layer in _opened(model) if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _opened(model: Any) -> list[Any]:
+    """The layers of a model and of the models in it."""
+    layers: list[Any] = []
+    for layer in model.layers:
+        layers += _opened(layer) if isinstance(layer, keras.Model) else [layer]
+    return layers
 
 
 def stage_of(layer: Any) -> int | None:

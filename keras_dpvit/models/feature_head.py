@@ -45,16 +45,8 @@ def feature_vector(
         raise InputError(
             f"head_blocks must be some of {', '.join(given)}, each once, got {head_blocks}."
         )
-    blocks = _Blocks(backbone, ["tokens"] if head == "flattened" else sorted(names))
-    flat = blocks(images)
-    if mirrored:
-        turned = blocks(keras.ops.flip(images, axis=2))
-        flat = {
-            name: keras.layers.Average(name=f"both_{name}", dtype=backbone.dtype_policy)(
-                [block, turned[name]]
-            )
-            for name, block in flat.items()
-        }
+    blocks = _flat_blocks(backbone, ["tokens"] if head == "flattened" else sorted(names))
+    flat = (MirrorAverage(blocks, name="mirror") if mirrored else blocks)(images)
     if head == "flattened":
         return flat["tokens"]
     dtype = "float32"
@@ -65,29 +57,59 @@ def feature_vector(
     return JoinedFeatures(name="joined_features", dtype=dtype)(white)
 
 
-class _Blocks:
-    """Flat vectors by name, of one or another batch of images."""
+def _flat_blocks(backbone: DPViTBackbone, names: list[str]) -> Any:
+    """The model from images to flat vectors by name."""
+    dtype, images = backbone.dtype_policy, keras.Input(backbone.image_shape, name="images")
+    outputs, flat = backbone(images), {}
+    outputs = outputs if isinstance(outputs, dict) else {"tokens": outputs}
+    for name in names:
+        x = outputs[name]
+        if name != "features":  # wavelet features are normalised already, over groups of channels
+            x = keras.layers.LayerNormalization(
+                center=False, scale=False, name=f"normalized_{name}", dtype=dtype
+            )(x)
+        flat[name] = keras.layers.Flatten(name=f"flat_{name}", dtype=dtype)(x)
+    return keras.Model(images, flat, name="blocks")
 
-    def __init__(self, backbone: DPViTBackbone, names: list[str]) -> None:
-        self._backbone, self._names = backbone, names
-        dtype = backbone.dtype_policy
-        self._layers = {
-            name: (
-                keras.layers.LayerNormalization(
-                    center=False, scale=False, name=f"normalized_{name}", dtype=dtype
-                ),
-                keras.layers.Flatten(name=f"flat_{name}", dtype=dtype),
-            )
-            for name in self._names
-        }
 
-    def __call__(self, images: Any) -> dict[str, Any]:
-        outputs = self._backbone(images)
-        outputs = outputs if isinstance(outputs, dict) else {"tokens": outputs}
-        flat = {}
-        for name in self._names:
-            normalize, flatten = self._layers[name]
-            # Wavelet features are normalised already, over groups of channels.
-            block = outputs[name] if name == "features" else normalize(outputs[name])
-            flat[name] = flatten(block)
-        return flat
+@keras.saving.register_keras_serializable(package="keras_dpvit")
+class MirrorAverage(keras.Model):
+    """The mean of a network's outputs for an image and for its mirror image.
+
+    In training the network is called twice, so that each row of each layer is one record's, as
+    the gradients of single records need. Otherwise it is called once, on the images and behind them
+    their mirror images: an export then holds the network, and its constants, once. No row depends
+    on another row's image in either way.
+
+    Args:
+        network: a model of images that returns a dict of tensors, the batch first.
+
+    Input shape: `(batch, height, width, channels)`; output shapes: the network's.
+    """
+
+    def __init__(self, network: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = network
+
+    def call(self, images: Any, training: bool | None = None) -> dict[str, Any]:
+        turned = keras.ops.flip(images, axis=2)
+        if training:
+            first, second = (self.network(x, training=True) for x in (images, turned))
+            return {name: (first[name] + second[name]) / 2 for name in first}
+        both = self.network(keras.ops.concatenate([images, turned], axis=0), training=training)
+        return {name: _mean_of_halves(x) for name, x in both.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        network = keras.saving.serialize_keras_object(self.network)
+        return {"name": self.name, "network": network}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "MirrorAverage":
+        network = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        return cls(network, name=config["name"])
+
+
+def _mean_of_halves(x: Any) -> Any:
+    return keras.ops.mean(keras.ops.reshape(x, (2, -1, *x.shape[1:])), axis=0)

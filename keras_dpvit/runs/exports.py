@@ -19,6 +19,7 @@ from keras_dpvit.export.saved_model import write_saved_model
 from keras_dpvit.export.served_model import ServedModel
 from keras_dpvit.models.fused import FusedClassifier
 from keras_dpvit.privacy import statement
+from keras_dpvit.runs.model_files import save_compressed
 
 
 @dataclasses.dataclass
@@ -127,7 +128,7 @@ def _write(
     with_warmup = warmup.is_available()
     write_saved_model(model, served, work, card=card, warmup_requests=with_warmup)
     export.tflite(model, work / TFLITE_NAME, class_names=data.class_names, card=card)
-    model.save(work / KERAS_NAME)
+    save_compressed(model, work / KERAS_NAME)
     export.write_privacy_card(card, work)
     return card
 

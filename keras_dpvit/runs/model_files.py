@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 from keras_dpvit import _files, _reasons
@@ -53,6 +54,23 @@ def load_any(path: str, argument: str = "model") -> Any:
             f"{argument} must be a .keras file of this package; {path!r} cannot be loaded: "
             f"{_reasons.reason(error)}."
         ) from error
+
+
+def save_compressed(model: Any, path: pathlib.Path) -> None:
+    """Saves a model to a new `.keras` file, compressed, which Keras leaves out.
+
+    Args:
+        model: a model of this package.
+        path: the file; nothing is there yet.
+    """
+    plain = path.with_name(f"{_files.partial_prefix()}{path.name}")
+    try:
+        model.save(plain)
+        with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "x") as target:
+            for entry in source.infolist():
+                target.writestr(entry, source.read(entry), zipfile.ZIP_DEFLATED)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def check_model_file(path: str, argument: str = "model") -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import serving_latency, serving_proof, serving_requests
+from benchmarks.fused_pair import fused_pair
 from keras_dpvit.errors import InputError
 
 
@@ -27,6 +28,15 @@ def test_alone_and_under_32_threads_every_bar_holds():
     assert min(load["kinds"].values()) >= 10
     assert len(load["kinds"]) == 34
     assert load["kinds_right"] == load["kinds"]
+    assert "weights" not in alone["largest_difference"]
+
+
+@pytest.mark.proof
+def test_a_fused_pair_holds_every_bar_too():
+    found = serving_proof.prove(200, threads=8, requests=200, model=fused_pair())
+    assert all(found["bars"].values()), found
+    compared = found["tf_only"]["largest_difference"]
+    assert {"weights", "member_probabilities/member_probabilities"} <= set(compared)
 
 
 class Served:
@@ -126,6 +136,15 @@ class Model:
 
     def predict(self, images, **_):
         return {"probabilities": np.tile([0.25, 0.75], (len(images), 1))}
+
+
+def test_logits_become_probabilities():
+    class Logits:
+        def predict(self, images, **_):
+            return np.tile([1000.0, 1000.0 + np.log(3)], (len(images), 1))
+
+    found = serving_requests.answers(Logits(), np.zeros((2, 8, 8, 1), np.uint8))
+    np.testing.assert_allclose(found["probabilities"], [[0.25, 0.75]] * 2)
 
 
 @pytest.fixture(scope="module")

@@ -90,13 +90,30 @@ def test_a_picture_is_answered_in_words_and_bars_within_two_seconds(browser, sit
     )
     assert names[0] == "Trouser"
     assert len(names) == 10
-    assert page.evaluate("document.querySelectorAll('#members tbody tr').length") == 2
+    assert page.evaluate("document.getElementById('members').hidden")  # not a fused model
     assert page.evaluate("document.getElementById('preview').getAttribute('aria-label')") == (
         "trouser.png"
     )
     card = json.loads((SHIPPED / "privacy_card.json").read_text("utf-8"))
     assert page.evaluate("document.getElementById('statement').textContent") == card["statement"]
-    assert "Epsilon 3 by RDP" in page.evaluate("document.getElementById('epsilon').textContent")
+    assert f"{card['epsilon']['pld']:.4g} by PLD" in page.evaluate(
+        "document.getElementById('epsilon').textContent"
+    )
+
+
+def test_a_fused_model_shows_its_members_weights(browser, serve, trained_fusion, tmp_path):
+    source = tmp_path / "1"
+    source.mkdir()
+    kd.export.tflite(trained_fusion, source / "model.tflite")
+    kd.export.write_privacy_card(kd.export.privacy_card(trained_fusion), source)
+    web_page.write_page(source, tmp_path / "site", web_page.fetch_runtime())
+    page = open_model_page(browser, serve(tmp_path / "site"))
+    pixels = np.random.default_rng(2).integers(0, 256, (8, 8)).astype("uint8")
+    found = classify(page, png(pixels))
+    expected = TFLiteRunner(source / "model.tflite").predict(pixels[None, :, :, None])
+    np.testing.assert_allclose(found["weights"], expected["weights"][0], rtol=0, atol=1e-5)
+    assert not page.evaluate("document.getElementById('members').hidden")
+    assert page.evaluate("document.querySelectorAll('#members tbody tr').length") == 2
 
 
 def test_what_is_no_picture_is_said(page):

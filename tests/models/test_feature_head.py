@@ -6,7 +6,9 @@ import pytest
 
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
-from keras_dpvit.models import synthetic_weights
+from keras_dpvit.gradients.fallback import VectorizedRule
+from keras_dpvit.gradients.layer_rules import clipping_groups, layer_rules
+from keras_dpvit.models import feature_head, synthetic_weights
 from keras_dpvit.models.presets import (
     PRESETS,
     num_whitened_blocks,
@@ -71,6 +73,59 @@ def test_a_mirrored_head_answers_a_mirror_image_alike():
     flipped = x[:, :, ::-1]
     np.testing.assert_allclose(model(x).numpy(), model(flipped).numpy(), atol=2e-5)
     assert not np.allclose(plain(x).numpy(), plain(flipped).numpy(), atol=1e-2)
+
+
+def test_a_mirrored_head_is_the_same_in_training():
+    model, x = shaken(classifier()), pictures()
+    inside, outside = model(x, training=True).numpy(), model(x, training=False).numpy()
+    np.testing.assert_allclose(inside, outside, rtol=1e-4, atol=2e-5)
+
+
+def spoiled_rows(model, row=1):
+    """The rows that a spoiled image changes."""
+    x = pictures()
+    before = model(x).numpy()
+    x[row] = np.nan
+    after = model(x).numpy()
+    return [i for i in range(len(x)) if not np.array_equal(before[i], after[i])]
+
+
+def test_mirror_images_in_one_batch_touch_their_own_image_alone(monkeypatch):
+    model = shaken(classifier())
+    assert spoiled_rows(model) == [1]
+
+    def halves_taken_wrongly(x):
+        return keras.ops.mean(keras.ops.reshape(x, (-1, 2, *x.shape[1:])), axis=1)
+
+    monkeypatch.setattr(feature_head, "_mean_of_halves", halves_taken_wrongly)
+    assert spoiled_rows(model) == [0, 2]
+
+
+def test_in_training_each_row_is_a_records(monkeypatch):
+    model, x = shaken(classifier()), pictures(8)
+    kd.check_examples_independent(model, images=x)
+    rules = layer_rules(model)
+    assert not [rule for rule in rules if isinstance(rule.rule, VectorizedRule)]
+    assert len(clipping_groups(model, rules, "block")) == len(rules)
+    assert len(set(clipping_groups(model, rules, "block"))) > 3  # not one around all of it
+
+    # The faulty twin: mirror images stand among the records in training too.
+    def call(self, images, training=None):
+        return original(self, images, training=False)
+
+    original = feature_head.MirrorAverage.call
+    monkeypatch.setattr(feature_head.MirrorAverage, "call", call)
+    with pytest.raises(InputError, match="belongs to two layers"):
+        layer_rules(shaken(classifier()))
+
+
+def test_a_mirror_average_round_trips():
+    (layer,) = (x for x in classifier().layers if isinstance(x, feature_head.MirrorAverage))
+    again = feature_head.MirrorAverage.from_config(layer.get_config())
+    assert again.name == layer.name
+    again.set_weights(layer.get_weights())
+    for name, found in again(pictures()).items():
+        np.testing.assert_allclose(found, layer(pictures())[name], atol=1e-6)
 
 
 def test_images_do_not_mix():
