@@ -44,9 +44,9 @@ def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
     names = (
-        "attack attention audit check describe edge encrypt evaluate export plan predict pretrain"
+        "attack attention audit check describe edge encrypt evaluate export mpc plan predict"
     )
-    others = ["report", "reproduce", "train", "verify", "web"]
+    others = ["pretrain", "report", "reproduce", "train", "verify", "web"]
     assert trainers.main.programs() == [*names.split(), *others]
     for module in (audit, plan, train):
         name = module.__name__.removeprefix("trainers.")
