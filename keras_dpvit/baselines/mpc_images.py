@@ -11,7 +11,7 @@ from keras_dpvit._types import Array
 
 @dataclasses.dataclass(frozen=True)
 class ModelFacts:
-    """What everybody knows of a model that parties hold.
+    """The public facts of a model that parties hold.
 
     Attributes:
         image_shape: (height, width, channels).

@@ -96,7 +96,7 @@ class Party:
 
 
 class _Session:
-    """What one connection asks for, one message after the other."""
+    """One connection: its messages are answered one after the other."""
 
     def __init__(self, party: Party, stack: contextlib.ExitStack) -> None:
         self._party, self._stack = party, stack

@@ -107,7 +107,7 @@ def _evaluate(steps: list[Any], values: dict[Any, Any], instead: _Instead | None
 
 
 def _outputs(trace: Any, given: Sequence[Any], instead: _Instead) -> list[Any]:
-    """What a closed jaxpr makes of its inputs; see `_evaluate`."""
+    """A closed jaxpr's outputs for these inputs; see `_evaluate`."""
     import jax
 
     values = dict(zip(trace.jaxpr.constvars, trace.consts, strict=True))
