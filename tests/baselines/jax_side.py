@@ -53,13 +53,13 @@ def what_others_see(path):
     before, after = programs
     images = np.zeros((2, 8, 8, 1), "float32")
     leaky = [
-        mpc_trace.cut(lambda _, x, v=v: function(v, x) + 0 * _[0].sum(), values[:1], images)
+        mpc_trace.cut(lambda own, x, v=v: function(v, x) + own[0].sum(), values[:1], images)
         for v in (values, [value + 1 for value in values])
     ]
     return {
         "image_part": before.image_part == after.image_part,
         "executable": before.executable == after.executable,
-        "leaky_executable": leaky[0][2] == leaky[1][2],
+        "leaky_image_part": leaky[0][0] == leaky[1][0],
         "shared_of_images": [list(x.shape) for x in image_function(before.image_part)(images)],
         "pixels_standardised": float(
             np.mean(image_function(before.image_part)(np.arange(128.0).reshape(2, 8, 8, 1))[0])

@@ -30,8 +30,8 @@ def test_public_parts_hold_no_weights(jax_side):
     public = jax_side["public"]
     assert public["image_part"]  # equal for other weights
     assert public["executable"]
-    # The faulty twin has its weights as constants, which the executable then shows.
-    assert not public["leaky_executable"]
+    # The faulty twin has its weights as constants, which whoever has an image then gets.
+    assert not public["leaky_image_part"]
 
 
 def test_images_are_standardised_by_their_owner(jax_side):
