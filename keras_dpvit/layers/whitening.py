@@ -59,9 +59,13 @@ class WhitenedFeatures(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         z = _unit(_unit(ops.cast(inputs, "float32")) - ops.cast(self.mean, "float32"))
+        return ops.cast(_unit(z - self.taken_away(z)), self.compute_dtype)
+
+    def taken_away(self, z: Any) -> Any:
+        """`sum_k s_k (z . d_k) d_k`, float32 `(batch, width)`."""
         directions = ops.cast(self.directions, "float32")
         along = ops.matmul(z, directions) * ops.cast(self.strengths, "float32")
-        return ops.cast(_unit(z - ops.matmul(along, ops.transpose(directions))), self.compute_dtype)
+        return ops.matmul(along, ops.transpose(directions))
 
     def take(self, mean: Array, directions: Array, scales: Array, variances: Array) -> None:
         """Sets the constants; the layer's `rank` first directions count.
