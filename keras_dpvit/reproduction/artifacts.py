@@ -91,7 +91,7 @@ class Artifact:
 _WHOLE, _PAIR = "recipe", "recipe, two members fused"
 _WITHOUT = "the same without the transformer's features"
 _HIGH, _LOW = 8.0, 2.0
-_EPSILONS = (0.5, 1.0, _LOW, 4.0, _HIGH)
+_EPSILONS, _PAIRED = (0.5, 1.0, _LOW, 4.0, _HIGH), (0.5, _LOW, _HIGH)
 _EPOCHS_WITHOUT_PRIVACY = 10.0
 
 
@@ -211,16 +211,14 @@ def _with_and_without(scale: Scale) -> list[Row]:
 
 
 def _by_epsilon(scale: Scale) -> list[Row]:
-    rows = [
-        Row(name, kind, panel=name, x=epsilon)
+    whole = [
+        Row(_WHOLE, _heads(scale, epsilon, scale.draws), panel=_WHOLE, x=epsilon)
         for epsilon in _EPSILONS
-        for name, kind in (
-            (_WHOLE, _heads(scale, epsilon, scale.draws)),
-            (_PAIR, _pairs(scale, epsilon)),
-        )
     ]
+    pairs = [Row(_PAIR, _pairs(scale, epsilon), panel=_PAIR, x=epsilon) for epsilon in _PAIRED]
     return [
-        *rows,
+        *whole,
+        *pairs,
         Row("recipe's features, head without privacy", _head_without_privacy(scale)),
         Row("all weights from random ones, without privacy", _network_without_privacy(scale)),
     ]
