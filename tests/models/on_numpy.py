@@ -30,7 +30,7 @@ def convolve(images, kernel, strides, padding, **options):
 
 
 class StandInForJax(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets `import jax` succeed where it is not installed.
+    """Lets `import jax` succeed without jax.
 
     Keras' NumPy backend imports it for convolutions, Fourier transforms and the like; of these
     the models use convolutions alone.
@@ -57,7 +57,7 @@ class StandInForJax(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def main(directory):
-    sys.meta_path.append(StandInForJax())  # behind the real one
+    sys.meta_path.insert(0, StandInForJax())  # before the real one, which takes minutes
     import keras
 
     import keras_dpvit.layers  # noqa: F401
