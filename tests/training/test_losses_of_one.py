@@ -118,7 +118,7 @@ def test_no_loss_lets_one_record_touch_another(name):
         with tf.GradientTape() as tape:
             tape.watch(predicted)
             total = tf.reduce_sum(values(labels, predicted)[1:])
-        return tape.gradient(total, predicted, unconnected_gradients="zero")
+        return tf.convert_to_tensor(tape.gradient(total, predicted, unconnected_gradients="zero"))
 
     of_batch = traced(found, y, outputs)
 
