@@ -220,7 +220,7 @@ class _Gan:
             optimizer.build(trained)
             self._optimizers.append(optimizer)
         self.variables = [v for part in (*models, *self._optimizers) for v in part.variables]
-        self.step = tf.function(self._step)
+        self.step = tf.function(self._step, autograph=False)
 
     def _step(self, encrypted: Any, labels: Any, real: Any) -> dict[str, Any]:
         """The discriminator learns, then the generator (and the classifier) against it."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_dpvit import _reasons
 from keras_dpvit.errors import InputError
-from keras_dpvit.layers.inside import layers_inside
+from keras_dpvit.gradients.layer_calls import traced_calls
+from keras_dpvit.gradients.spectral import spectra_left
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import FixedSensitivity
 
@@ -131,14 +132,16 @@ class _Replay:
         self._source = model
         self._model = _copy(model)
         self._start = self._model.get_weights()
-        self._random = any(_generators(layer) for layer in layers_inside(self._model))
+        # A recurrent layer has a generator for dropout, but asks it for nothing without dropout.
+        with spectra_left(self._model):
+            self._draws = bool(traced_calls(self._model).asked)
         self._compiled = False
 
     def sum(self, x: Any, y: Any) -> np.ndarray:
         """The clipped sum of a data set, all variables in one float64 vector."""
         from keras_dpvit.training.optimizers import DPKerasSGDOptimizer
 
-        if self._random:
+        if self._draws:
             # Layers draw other numbers in every step, and steps on record enter their key: only
             # the first step of a fresh copy is the same again.
             self._model, self._compiled = _copy(self._source), False
@@ -153,10 +156,6 @@ class _Replay:
     def _flat(self) -> np.ndarray:
         values = [np.asarray(v, "float64").ravel() for v in self._model.trainable_variables]
         return np.concatenate(values)
-
-
-def _generators(layer: Any) -> bool:
-    return any(isinstance(v, keras.random.SeedGenerator) for v in vars(layer).values())
 
 
 def _copy(model: Any) -> Any:

@@ -83,7 +83,8 @@ class ServedModel(tf.Module):
 
     def _function(self, batch_size: int | None, with_label: bool, alone: bool = False) -> Any:
         signature = tf.TensorSpec((batch_size, *self.image_shape), tf.float32, name="images")
-        return tf.function(self._outputs(with_label, alone), input_signature=[signature])
+        function = self._outputs(with_label, alone)
+        return tf.function(function, input_signature=[signature], autograph=False)
 
     def _outputs(self, with_label: bool, alone: bool) -> Callable[[Any], dict[str, Any]]:
         def predict(images: Any) -> dict[str, Any]:

@@ -81,5 +81,5 @@ def make_signatures(served: ServedModel) -> dict[str, Any]:
     for name in expected:
         function, spec, dtype = functions[name]
         given = tf.TensorSpec(spec, dtype, name=INPUTS[name][0])
-        traced[name] = tf.function(function).get_concrete_function(given)
+        traced[name] = tf.function(function, autograph=False).get_concrete_function(given)
     return traced

@@ -79,7 +79,7 @@ def _computed(
 ) -> list[Array]:
     """The function's outputs over batches of rows of all sources."""
     count = len(sources[0])
-    compute = tf.function(function, reduce_retracing=True)
+    compute = tf.function(function, reduce_retracing=True, autograph=False)
     results = [_empty((count, width)) for width in widths]
     bar = keras.utils.Progbar(count) if sys.stdout.isatty() else None
     for start in range(0, count, _BATCH):

@@ -376,8 +376,9 @@ class PrivateTrainer:
             if self.metrics is not None:
                 self._metric_sums.assign_add(metrics)
             self.optimizer.apply(gradients, self._variables)
+        rows = tf.where(present)[:, 0]
         shown = keras.tree.map_structure(
-            lambda t: tf.boolean_mask(t, present), (y, outputs, losses, weights)
+            lambda t: tf.gather(t, rows), (y, outputs, losses, weights)
         )
         y, outputs, losses, weights = shown
         return self._update_metrics(y, outputs, losses, weights, penalty)

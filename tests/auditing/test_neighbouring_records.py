@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_dpvit as kd
-from keras_dpvit.auditing import neighbours
+from keras_dpvit.auditing import neighbouring_records, neighbours
 from keras_dpvit.gradients import clipped_gradients, ghost_norm, per_example, reductions
 from keras_dpvit.training import trainer, trial
 
@@ -122,6 +122,24 @@ def test_norms_too_small_are_found(records, monkeypatch):
     true = reductions.squared_norms
     monkeypatch.setattr(reductions, "squared_norms", lambda rows: 0.25 * true(rows))
     assert not worst(dense(), SPARSE, x, y, other=(x[3], y[0])).holds
+
+
+@pytest.mark.parametrize(("dropout", "copies"), [(0.0, 1), (0.3, 4)])
+def test_only_a_model_that_draws_is_copied_for_each_record(records, monkeypatch, dropout, copies):
+    x, y = records
+    made = []
+    copy = neighbouring_records._copy
+    monkeypatch.setattr(
+        neighbouring_records, "_copy", lambda model: made.append(model) or copy(model)
+    )
+    model = private(
+        keras.layers.Reshape((8, 8)), keras.layers.GRU(3, dropout=dropout), keras.layers.Dense(10)
+    )
+    extra = {"bright": (100 * np.ones((8, 8, 1)), y[0]), "NaN": (np.full((8, 8, 1), np.nan), y[0])}
+    found = worst(model, SPARSE, x, y, **extra)
+    assert found.holds
+    assert found.ratios["NaN"] < 1e-4  # the others drew the same
+    assert len(made) == copies
 
 
 def test_plans_that_declare_nothing_are_refused(records):

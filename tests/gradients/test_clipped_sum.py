@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import keras_dpvit as kd
 
+pytestmark = pytest.mark.usefixtures("kernels_in_use")
+
 CAP = 0.7
 
 

@@ -82,6 +82,7 @@ def test_separable_conv1d(check_layer, padding):
     check_layer(layer, (7, 3), "float32", 1e-4)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_xla_gives_the_same(at_once, functional, normal):
     layers = keras.layers
     model = functional(

@@ -12,6 +12,8 @@ from keras_dpvit.gradients.ghost_norm import gram_norms, measured_tokens, token_
 from keras_dpvit.gradients.layer_rules import layer_rules
 from keras_dpvit.gradients.per_example import PerExampleGradients
 
+pytestmark = pytest.mark.usefixtures("kernels_in_use")
+
 # What the release cap keeps in reserve for rounding (`privacy.sensitivity.ROUNDING_MARGIN`).
 MARGIN = 1e-5
 

@@ -49,6 +49,7 @@ def test_own_layers(name, check, functional, normal):
     assert not any(isinstance(unit.rule, VectorizedRule) for unit in units)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 @pytest.mark.slow
 def test_what_xla_compiles_gives_the_same(at_once, functional, normal):
     model = functional(
@@ -103,6 +104,7 @@ def test_whole_model(check):
     check(model, x, 2e-4, randomize=False)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_a_layer_that_is_not_called_has_norm_zero(at_once, normal):
     first, second = keras.layers.Dense(3), keras.layers.Dense(3)
 
@@ -126,6 +128,7 @@ def test_a_layer_that_is_not_called_has_norm_zero(at_once, normal):
     assert not sums[2].any()
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums(functional, normal):
     model = functional(
         (5, 4),
@@ -153,6 +156,7 @@ def test_a_row_that_is_not_finite_leaves_no_trace_in_the_sums(functional, normal
         np.testing.assert_allclose(spoiled, clean, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any(normal):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(2)(inputs)])
@@ -173,6 +177,7 @@ def test_a_row_that_is_not_finite_in_one_layer_leaves_no_trace_in_any(normal):
         np.testing.assert_allclose(spoiled, clean, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_a_row_without_a_finite_gradient_leaves_those_of_its_record(functional, normal):
     model = functional((4,), keras.layers.Dense(3))
     units, x = layer_rules(model), normal(4, 4)
@@ -191,6 +196,7 @@ def test_a_row_without_a_finite_gradient_leaves_those_of_its_record(functional, 
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_a_record_of_infinite_loss_counts_as_zero_though_its_gradient_is_finite(functional, normal):
     model = functional((4,), keras.layers.Dense(3))
 

@@ -13,6 +13,8 @@ from keras_dpvit.gradients.rules import rule_for
 from keras_dpvit.layers import PositionGate, ThresholdAttention
 from keras_dpvit.layers.pooling import grid_coordinates
 
+pytestmark = pytest.mark.usefixtures("kernels_in_use")
+
 # name: arguments of the gate, and its tokens
 CASES = {
     "sigmoid": ({}, 9),

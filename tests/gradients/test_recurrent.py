@@ -137,6 +137,7 @@ def test_gradients_under_dropout(no_fallback, check_under_noise, functional, nor
     assert no_fallback(units)
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 @dropouts
 @pytest.mark.parametrize("name", LAYERS)
 def test_sums_under_dropout_of_a_mask_for_each_gate(at_once, functional, normal, name, dropped):

@@ -282,6 +282,7 @@ def test_an_embedding_called_twice(check):
     assert len(check(model, x, 1e-4)) == 1
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 @pytest.mark.parametrize("names", [None, *KERNEL_AND_BIAS])
 def test_grouped_convolutions_against_a_convolution_for_each_group(normal, at_once, names):
     """Some processors have no gradient of a grouped convolution, so the oracle has none."""

@@ -62,6 +62,7 @@ def test_what_differs_is_not_joined(check, normal, train_only, without_kernels):
     assert all(len(layers) == 1 for _, layers in parts_of(model, tf.constant(normal(2, 40, 4))))
 
 
+@pytest.mark.usefixtures("kernels_in_use")
 def test_few_tokens_are_left_to_gram_matrices(normal):
     model = layers_on_one_tensor(2, 4, (True, True))
     parts = parts_of(model, tf.constant(normal(2, 2, 4)))

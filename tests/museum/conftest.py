@@ -73,6 +73,7 @@ class Bench:
                     x, y, tf.ones(tf.shape(present)), present, state
                 )[:2],
                 input_signature=specs,
+                autograph=False,
             )
         present = np.ones(len(x), bool) if present is None else present
         state = float(self.plan.sensitivity.initial_state()) if state is None else state

@@ -37,11 +37,14 @@ def network():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_records():
-    """Sixty images of 4x4 in three classes, at random."""
+    """Sixty images of 4x4 in three classes, at random; nobody may write to them."""
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (60, 4, 4, 1)).astype("uint8"), rng.integers(0, 3, 60)
+    x, y = rng.integers(0, 256, (60, 4, 4, 1)).astype("uint8"), rng.integers(0, 3, 60)
+    for array in (x, y):
+        array.flags.writeable = False
+    return x, y
 
 
 @pytest.fixture(scope="session")

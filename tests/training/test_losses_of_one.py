@@ -89,12 +89,20 @@ HONEST = {
 }
 
 
+def traced(function, y, outputs):
+    """The function in a graph, as a step has it, for any number of records."""
+    specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in (y, outputs)]
+    return tf.function(function, specs, autograph=False)
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_losses_of_single_records_pass_and_are_their_values_one_by_one(name):
     loss, y, outputs = HONEST[name]
     check_loss(loss, y, outputs)
-    together = per_example_loss(loss)(y, outputs).numpy()
-    alone = [per_example_loss(loss)(y[i : i + 1], outputs[i : i + 1]).numpy()[0] for i in range(6)]
+    values = traced(per_example_loss(loss), y, outputs)
+    together = values(tf.constant(y), tf.constant(outputs)).numpy()
+    rows = [slice(i, i + 1) for i in range(6)]
+    alone = [values(tf.constant(y[row]), tf.constant(outputs[row])).numpy()[0] for row in rows]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -106,13 +114,16 @@ def test_no_loss_lets_one_record_touch_another(name):
         return  # refused for what they are, not for mixing
     values = per_example_loss(loss)
 
-    def gradient(labels, predicted):
-        predicted = tf.constant(predicted)
+    def found(labels, predicted):
         with tf.GradientTape() as tape:
             tape.watch(predicted)
             total = tf.reduce_sum(values(labels, predicted)[1:])
-        found = tape.gradient(total, predicted, unconnected_gradients="zero")
-        return tf.convert_to_tensor(found).numpy()[1:]
+        return tf.convert_to_tensor(tape.gradient(total, predicted, unconnected_gradients="zero"))
+
+    of_batch = traced(found, y, outputs)
+
+    def gradient(labels, predicted):
+        return of_batch(tf.constant(labels), tf.constant(predicted)).numpy()[1:]
 
     changed_y, changed = y.copy(), outputs.copy()
     changed_y[0] = changed_y[-1] if y.dtype == CLASSES.dtype else np.nan
