@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keras_dpvit import _quiet
 from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
+from keras_dpvit.models.presets import CNN_PRESETS
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.accounting import auto_delta
 from keras_dpvit.privacy.clipping import clipping_from_dict
@@ -165,6 +166,23 @@ def head_arguments(settings: RunSettings) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _new_member(preset: str, data: ImageData, settings: RunSettings) -> Any:
+    """A member as it is before its training."""
+    import keras_dpvit as kd
+
+    if preset in CNN_PRESETS:
+        return kd.make_private(kd.small_cnn(data.image_shape, len(data.class_names)))
+    return kd.DPViTClassifier.from_preset(
+        preset,
+        num_classes=len(data.class_names),
+        image_shape=data.image_shape,
+        attention_noise_stddev=settings.attention_noise_stddev,
+        norm_noise_stddev=settings.norm_noise_stddev,
+        weights=settings.weights,
+        **head_arguments(settings),
+    )
+
+
 def _start(model: Any, settings: RunSettings, delta: float) -> None:
     """Gives a new member the weights and the choice of variables that the settings name."""
     import keras_dpvit as kd
@@ -213,15 +231,7 @@ def _train(
 
     if plan.seed is not None:
         keras.utils.set_random_seed(plan.seed)
-    model = kd.DPViTClassifier.from_preset(
-        preset,
-        num_classes=len(data.class_names),
-        image_shape=data.image_shape,
-        attention_noise_stddev=settings.attention_noise_stddev,
-        norm_noise_stddev=settings.norm_noise_stddev,
-        weights=settings.weights,
-        **head_arguments(settings),
-    )
+    model = _new_member(preset, data, settings)
     _start(model, settings, plan.delta)
     inputs, labels = records
     trained = model

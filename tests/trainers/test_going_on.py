@@ -12,8 +12,8 @@ from keras_dpvit.privacy.ledger import ledger_from_dict
 
 pytestmark = pytest.mark.slow
 
-FLAGS = ("--dataset=digits", "--epsilon=8", "--delta=auto", "--accountant=pld", "--epochs=12",
-         "--members=2", "--members_data=disjoint", "--output_dir=out",
+FLAGS = ("--dataset=digits", "--recipe=none", "--epsilon=8", "--delta=auto", "--accountant=pld",
+         "--epochs=12", "--members=2", "--members_data=disjoint", "--output_dir=out",
          "--checkpoint_dir=kept")  # fmt: skip
 
 
