@@ -14,10 +14,12 @@ Examples:
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import math
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,17 +34,21 @@ from trainers import _cli, _flags, _recipes, train
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", None, "JSON file of results.", flag_values=FLAGS)
 flags.DEFINE_list("models", ["head", "cnn", "vit"], "Of head, cnn, vit.", flag_values=FLAGS)
-flags.DEFINE_list("sizes", None, "Numbers of pictures (default: all).", flag_values=FLAGS)
+flags.DEFINE_list(
+    "sizes", ["350", "1400", "1000", "5000", "20000"], "Numbers of pictures.", flag_values=FLAGS
+)
+flags.DEFINE_list("epsilons", ["1", "3", "8", "none"], "Budgets.", flag_values=FLAGS)
+flags.DEFINE_integer("draws", 1, "Trainings of each kind.", flag_values=FLAGS)
 flags.DEFINE_bool("tables", False, "Prints the table and trains nothing.", flag_values=FLAGS)
 
 EPSILONS = (1.0, 3.0, 8.0, None)
-# data set, pictures to train on, draws, epochs from random weights
+# data set, pictures to train on, epochs from random weights
 SIZES = (
-    ("digits", 350, 3, 60),
-    ("digits", 1_400, 3, 60),
-    ("fashion_mnist", 1_000, 3, 60),
-    ("fashion_mnist", 5_000, 2, 30),
-    ("fashion_mnist", 20_000, 1, 10),
+    ("digits", 350, 60),
+    ("digits", 1_400, 60),
+    ("fashion_mnist", 1_000, 60),
+    ("fashion_mnist", 5_000, 20),
+    ("fashion_mnist", 20_000, 10),
 )
 _FROM_RANDOM = {"cnn": "cnn_32", "vit": "dpvit_small_32"}
 _NAMES = {
@@ -175,7 +181,7 @@ def table(found: list[dict[str, Any]]) -> str:
         "| pictures | model | epsilon 1 | epsilon 3 | epsilon 8 | no privacy |",
         "|" + "---|" * 6,
     ]
-    for name, count, _, _ in SIZES:
+    for name, count, _ in SIZES:
         for model, words in _NAMES.items():
             cells = [_cell(found, name, count, model, epsilon) for epsilon in EPSILONS]
             lines.append(f"| {count:,} of {name} | {words} | {' | '.join(cells)} |")
@@ -204,30 +210,32 @@ def main() -> None:
     import keras
 
     pictures: dict[str, _Pictures] = {}
-    for name, count, draws, epochs in SIZES:
-        if FLAGS.sizes is not None and str(count) not in FLAGS.sizes:
+    for key, epochs in _keys():
+        if any(key.items() <= run.items() for run in found):
             continue
-        for model in FLAGS.models:
-            for epsilon in EPSILONS:
-                for draw in range(draws):
-                    key = {"data": name, "pictures": count, "model": model}
-                    key |= {"epsilon": epsilon, "draw": draw}
-                    if any(key.items() <= run.items() for run in found):
-                        continue
-                    if (model, epsilon) == ("vit", None):
-                        continue
-                    if name not in pictures:
-                        pictures[name] = _Pictures(name)
-                    rows, scored = pictures[name].rows(count, draw)
-                    keras.backend.clear_session()
-                    begin = time.perf_counter()
-                    with contextlib.redirect_stdout(io.StringIO()):
-                        logits = _train(pictures[name], model, epsilon, rows, scored, epochs)
-                    right = np.argmax(logits, axis=1) == pictures[name].y[scored]
-                    seconds = round(time.perf_counter() - begin, 1)
-                    found.append({**key, "accuracy": float(right.mean()), "seconds": seconds})
-                    print(json.dumps(found[-1]), flush=True)
-                    _files.write_json(output, found)
+        if key["data"] not in pictures:
+            pictures[key["data"]] = _Pictures(key["data"])
+        those = pictures[key["data"]]
+        rows, scored = those.rows(key["pictures"], key["draw"])
+        keras.backend.clear_session()
+        begin = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            logits = _train(those, key["model"], key["epsilon"], rows, scored, epochs)
+        right = np.argmax(logits, axis=1) == those.y[scored]
+        seconds = round(time.perf_counter() - begin, 1)
+        found.append({**key, "accuracy": float(right.mean()), "seconds": seconds})
+        print(json.dumps(found[-1]), flush=True)
+        _files.write_json(output, found)
+
+
+def _keys() -> Iterator[tuple[dict[str, Any], int]]:
+    """What the flags ask for: a training, and its epochs if it starts from random weights."""
+    budgets = [None if text == "none" else float(text) for text in FLAGS.epsilons]
+    for (name, count, epochs), model in itertools.product(SIZES, FLAGS.models):
+        for epsilon, draw in itertools.product(budgets, range(FLAGS.draws)):
+            if str(count) in FLAGS.sizes and (model, epsilon) != ("vit", None):
+                key = {"data": name, "pictures": count, "model": model}
+                yield {**key, "epsilon": epsilon, "draw": draw}, epochs
 
 
 def run(argv: list[str] | None = None) -> None:

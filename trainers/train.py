@@ -139,11 +139,13 @@ flags.DEFINE_list(
     flag_values=FLAGS,
 )
 flags.DEFINE_float("momentum", 0.0, "Of sgd.", flag_values=FLAGS)
-flags.DEFINE_float(
+flags.DEFINE(
+    _flags.AutoFloatParser(),
     "center_noise",
     None,
     "Noise multiplier with which the means of a whitened head's features are released, within the "
-    "budget (default: they stay where made-up images put them).",
+    "budget (default: they stay where made-up images put them); auto: 20 from 30,000 records on, "
+    "none below, where the noise would be more than the means tell.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
