@@ -29,8 +29,8 @@ try: $(VENV)/.demo-installed
 	$(PY) -m trainers.verify --saved_model=savedmodels/fashion_mnist
 
 demo: $(VENV)/.demo-installed
-	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --epochs=60 --batch_size=256 \
-		--members=2 --output_dir=savedmodels/demo
+	$(PY) -m trainers.train --dataset=digits --epsilon=8 --delta=1e-4 --members=2 \
+		--output_dir=savedmodels/demo
 
 web: $(VENV)/.demo-installed
 	rm -rf site-web

@@ -22,6 +22,7 @@ from .models.batch_normalization import (
     replace_batch_normalization as replace_batch_normalization,
 )
 from .models.classifier import DPViTClassifier as DPViTClassifier
+from .models.cnn import small_cnn as small_cnn
 from .models.description import describe as describe
 from .models.fused import FusedClassifier as FusedClassifier
 from .models.trainable import choose_trainable as choose_trainable

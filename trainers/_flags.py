@@ -21,7 +21,7 @@ AUTO = "auto"
 flags.disclaim_key_flags()  # what is defined here belongs to the program
 
 
-class _DeltaParser(flags.FloatParser):
+class AutoFloatParser(flags.FloatParser):
     """Reads a number, or AUTO."""
 
     def parse(self, argument: Any) -> Any:
@@ -44,7 +44,7 @@ def define_privacy_flags(flag_values: flags.FlagValues) -> None:
         "epsilon", 3.0, "The whole privacy budget; above 0.", flag_values=flag_values
     )
     flags.DEFINE(
-        _DeltaParser(),
+        AutoFloatParser(),
         "delta",
         1e-5,
         "Between 0 and 1, well below 1 over the number of examples; or auto: the largest power of "
@@ -125,13 +125,13 @@ def reading(flag_values: flags.FlagValues) -> Reading:
 def check_numbers(flag_values: flags.FlagValues, **demands: Callable[..., object]) -> None:
     """Checks number flags by name, each by the rule of `keras_dpvit._validate` given for it.
 
-    A flag that was not given and has no default passes.
+    A flag that was not given and has no default passes, and so does AUTO.
 
     Raises:
         InputError: on the first that breaks its rule.
     """
     for name, demand in demands.items():
-        if flag_values[name].value is not None:
+        if flag_values[name].value not in (None, AUTO):
             demand(**{name: flag_values[name].value})
 
 

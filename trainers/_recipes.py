@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from absl import flags
 
 from keras_dpvit.errors import InputError
+from trainers import _flags
 
 AUTO, NONE = "auto", "none"
 
 # A command line that names one of these knows what it wants.
 _OWN_CHOICES = ("preset", "weights", "init_weights", "trainable", "encryption_key")
-_FOLDERS = {"32,32,3": "image_folder_32", "64,64,3": "image_folder_64"}
+_FOLDER_SIZES = {(side, side, 3): f"image_folder_{side}" for side in (32, 64, 96, 128, 224)}
+# Images of another size are resized inside: to 32x32 up to this height or width, else to 64x64.
+_LARGEST_SMALL_SIDE = 48
 _SUFFIX = ".cfg"
 
 
@@ -74,4 +77,6 @@ def _fitting(flag_values: flags.FlagValues) -> str:
         return NONE
     if flag_values.dataset != "image_folder":
         return flag_values.dataset if flag_values.dataset in names() else NONE
-    return _FOLDERS.get(",".join(flag_values.image_size or ["32", "32", "3"]), NONE)
+    shape = _flags.parse_image_size(flag_values.image_size or ["32", "32", "3"])
+    small = max(shape[:2]) <= _LARGEST_SMALL_SIDE
+    return _FOLDER_SIZES.get(shape, "image_folder_32" if small else "image_folder_64")

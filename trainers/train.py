@@ -23,10 +23,11 @@ from absl import flags
 from keras_dpvit import _quiet, _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.models.presets import (
+    CNN_PRESETS,
     check_weights,
     num_whitened_blocks,
-    preset_arguments,
     preset_for,
+    preset_image_shape,
 )
 from keras_dpvit.privacy.sampling import independent_parts
 from keras_dpvit.runs.settings import RunSettings
@@ -46,6 +47,14 @@ _STAY_HERE = (
 
 # What may differ where a run is resumed.
 _MAY_CHANGE = (*_STAY_HERE, "statement")
+
+_OF_TRANSFORMERS = (
+    "weights",
+    "whitening_rank",
+    "head_blocks",
+    "attention_noise_stddev",
+    "norm_noise_stddev",
+)
 
 FLAGS = flags.FlagValues()
 _flags.define_privacy_flags(FLAGS)
@@ -130,11 +139,13 @@ flags.DEFINE_list(
     flag_values=FLAGS,
 )
 flags.DEFINE_float("momentum", 0.0, "Of sgd.", flag_values=FLAGS)
-flags.DEFINE_float(
+flags.DEFINE(
+    _flags.AutoFloatParser(),
     "center_noise",
     None,
     "Noise multiplier with which the means of a whitened head's features are released, within the "
-    "budget (default: they stay where made-up images put them).",
+    "budget (default: they stay where made-up images put them); auto: 20 from 30,000 records on, "
+    "none below, where the noise would be more than the means tell.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -193,7 +204,9 @@ def _check_flags() -> None:
     )
     _flags.delta(FLAGS)
     if FLAGS.preset is not None:
-        preset_arguments(FLAGS.preset)
+        preset_image_shape(FLAGS.preset)
+    if FLAGS.preset in CNN_PRESETS:
+        _check_cnn()
     if FLAGS.weights is not None:
         _check_weights()
     if FLAGS.center_noise is not None and (FLAGS.weights is None or FLAGS.trainable != "head"):
@@ -205,6 +218,12 @@ def _check_flags() -> None:
 def _momentum(momentum: float) -> None:
     if not 0 <= momentum < 1:
         raise InputError(f"momentum must be at least 0 and below 1, got {momentum:g}.")
+
+
+def _check_cnn() -> None:
+    for name in _OF_TRANSFORMERS:
+        if FLAGS[name].present:
+            raise InputError(f"{name} must be left out with preset={FLAGS.preset}: it has none.")
 
 
 def _check_weights() -> None:
@@ -252,7 +271,7 @@ def main() -> None:
     """Runs the whole job."""
     _check_flags()
     output_dir = _flags.output_dir(FLAGS)
-    shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
+    shape = preset_image_shape(FLAGS.preset) if FLAGS.preset else (32, 32, 3)
     data = _flags.load_dataset(FLAGS, shape)
     cipher = _hidden_images.load_cipher(FLAGS, data)
     encryption = None

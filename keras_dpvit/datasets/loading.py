@@ -10,7 +10,7 @@ from keras_dpvit.datasets.image_data import ImageData, existing_folder
 from keras_dpvit.datasets.image_files import Reading
 from keras_dpvit.errors import InputError
 
-DATASETS = ("digits", "fashion_mnist", "mnist", "idx", "image_folder")
+DATASETS = ("digits", "fashion_mnist", "mnist", "cifar10", "cifar100", "idx", "image_folder")
 
 # Where Debian's package dataset-fashion-mnist puts the four IDX files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -27,10 +27,24 @@ _FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+_CIFAR_10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR_100_CLASSES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+    camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+    cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+    lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom
+    oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
 _CLASSES = {
     "fashion_mnist": _FASHION_CLASSES,
     "mnist": tuple(str(digit) for digit in range(10)),
+    "cifar10": tuple(_CIFAR_10_CLASSES.split()),
+    "cifar100": tuple(_CIFAR_100_CLASSES.split()),
 }
+_ALSO_IDX = ("fashion_mnist", "mnist")  # also published as IDX files
 
 
 def load(
@@ -49,7 +63,8 @@ def load(
     first of: `data_dir` (four IDX files, or a data set prepared by tensorflow-datasets); one so
     prepared in the folder which the environment variable `TFDS_DATA_DIR` names; for
     `fashion_mnist`, the files of Debian's package dataset-fashion-mnist; a download by
-    tensorflow-datasets.
+    tensorflow-datasets. `cifar10` and `cifar100` (its 100 fine classes) come from
+    tensorflow-datasets alone.
 
     Args:
         name: one of `DATASETS`.
@@ -105,8 +120,8 @@ def _load_fixed(name: str, data_dir: str | os.PathLike[str] | None) -> ImageData
     if name == "idx":
         return idx.load_idx(_needed(name, data_dir))
     if data_dir is not None:
-        return _load_mnist_from(name, data_dir)
-    return _load_mnist(name)
+        return _load_published_from(name, data_dir)
+    return _load_published(name)
 
 
 def _needed(name: str, data_dir: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
@@ -115,29 +130,31 @@ def _needed(name: str, data_dir: str | os.PathLike[str] | None) -> str | os.Path
     return data_dir
 
 
-def _load_mnist_from(name: str, data_dir: str | os.PathLike[str]) -> ImageData:
-    """Loads an MNIST-like data set from a folder of the user's."""
-    folder = existing_folder(data_dir, f"the four IDX files {idx.EXPECTED_FILES}")
-    if idx.holds_idx(folder):
+def _load_published_from(name: str, data_dir: str | os.PathLike[str]) -> ImageData:
+    """Loads a published data set from a folder of the user's."""
+    has_idx = name in _ALSO_IDX
+    contents = f"the four IDX files {idx.EXPECTED_FILES}, or " if has_idx else ""
+    contents += f"{name} as prepared by tensorflow-datasets"
+    folder = existing_folder(data_dir, contents)
+    if has_idx and idx.holds_idx(folder):
         return idx.load_idx(folder, name=name, class_names=_CLASSES[name])
     prepared = tfds_source.find_prepared(name, folder)
     if prepared is not None:
         return tfds_source.load_prepared(name, prepared, _CLASSES[name])
-    raise InputError(
-        f"data_dir must hold the four IDX files {idx.EXPECTED_FILES}, or {name} as prepared by "
-        f"tensorflow-datasets; {str(folder)!r} has neither."
-    )
+    state = "has neither" if has_idx else "has none"
+    raise InputError(f"data_dir must hold {contents}; {str(folder)!r} {state}.")
 
 
-def _load_mnist(name: str) -> ImageData:
-    """Loads an MNIST-like data set from the first of its usual places."""
+def _load_published(name: str) -> ImageData:
+    """Loads a published data set from the first of its usual places."""
     classes = _CLASSES[name]
     tfds_dir = os.environ.get("TFDS_DATA_DIR") or None
     if tfds_dir is not None:
         prepared = tfds_source.find_prepared(name, tfds_dir)
         if prepared is not None:
             return tfds_source.load_prepared(name, prepared, classes)
-    advice = "give --data_dir with the four IDX files"
+    files = "the four IDX files" if name in _ALSO_IDX else "what tensorflow-datasets prepared"
+    advice = f"give --data_dir with {files}"
     if name == "fashion_mnist":
         if DEBIAN_FASHION_MNIST.is_dir():
             return idx.load_idx(DEBIAN_FASHION_MNIST, name=name, class_names=classes)

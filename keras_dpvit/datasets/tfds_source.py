@@ -1,4 +1,4 @@
-"""MNIST-like data sets through tensorflow-datasets (TFDS)."""
+"""Published data sets through tensorflow-datasets (TFDS)."""
 
 import os
 import re

@@ -93,13 +93,18 @@ def read_class_names(directory: str | os.PathLike[str]) -> list[str]:
 
 
 def preset_of(model: Any) -> str | None:
-    """The name of the preset whose arguments a `DPViTClassifier`'s backbone has, if any."""
+    """The name of the preset whose arguments a `DPViTClassifier`'s backbone has, if any.
+
+    Those of its own size come first, before those that resize images of another size.
+    """
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return None
     config = backbone.get_config()
-    for name in PRESETS:
-        wanted = preset_arguments(name)
+    resized = {name: preset_arguments(name, config["image_shape"]) for name in PRESETS}
+    named = [(name, preset_arguments(name)) for name in PRESETS]
+    named += [(name, wanted) for name, wanted in resized.items() if "resize_to" in wanted]
+    for name, wanted in named:
         if all(_plain(config.get(key)) == _plain(value) for key, value in wanted.items()):
             return name
     return None

@@ -9,8 +9,8 @@ pooling compute in int8. Three kinds of ops stay in float32:
   numerator and denominator differ much in scale, a small negative numerator comes out as the least
   value there is. In this package these are one division of the image by its deviation, and one
   reciprocal for each token and layer normalisation.
-* **Scattering** and the normalisation of its features: fixed preprocessing, in which small wavelet
-  coefficients beside large ones count, and would round to zero.
+* **Resizing, scattering** and the normalisation of its features: fixed preprocessing, in which
+  small wavelet coefficients beside large ones count, and would round to zero.
 
 `count_ops` says how many of each a file has.
 """
@@ -35,7 +35,7 @@ QUANTIZATIONS = ("float16", "dynamic", "int8")
 _SIGNATURE = "serving_default"
 _PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL")
 # The layers that `models.stages.feature_maps` names so, in the names of their ops.
-_FEATURES = re.compile(r"\b(scattering|feature_normalization)(_\d+)?/")
+_FEATURES = re.compile(r"\b(resizing|scattering|feature_normalization)(_\d+)?/")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16")
 

@@ -16,12 +16,14 @@ from keras_dpvit.layers.normalization import (
 )
 from keras_dpvit.layers.pooling import TokenMaxPooling
 from keras_dpvit.layers.position_gate import PositionGate
+from keras_dpvit.layers.resizing import AntialiasedResizing
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
 from keras_dpvit.layers.whitening import JoinedFeatures, WhitenedFeatures
 
 __all__ = [
     "AdaptiveWeightedFusion",
+    "AntialiasedResizing",
     "ConvBranch",
     "ConvStem",
     "DPLayerNormalization",

@@ -57,6 +57,9 @@ class DPViTBackbone(keras.Model):
         first_attention: "threshold", or "self" for plain self-attention in the first block of a
             stage too; nothing but the position table then tells places apart.
         outputs: "tokens", or "all" for what a head over several depths reads (see below).
+        resize_to: None, or (height, width, channels) to which images are brought before all else:
+            resized (`AntialiasedResizing`), grey repeated in three channels. The sizes above then
+            are about these, and the cost of the layers is that of the smaller image.
         seed: int or None, of the layers' noise.
         dtype: Keras dtype or policy.
         name, trainable: see `keras.Model`.
@@ -121,6 +124,7 @@ class DPViTBackbone(keras.Model):
         first_attention: str = "threshold",
         other_attention: str = "self",
         outputs: str = "tokens",
+        resize_to: Any = None,
         seed: int | None = None,
         dtype: Any = None,
         name: str | None = None,
@@ -130,6 +134,7 @@ class DPViTBackbone(keras.Model):
         given = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         given["image_shape"] = check_image_shape(image_shape)
         given["stage_depths"] = _check_depths(stage_depths)
+        given["resize_to"] = None if resize_to is None else check_image_shape(resize_to)
         settings = types.SimpleNamespace(**given)
         check_settings(settings)
 
@@ -235,10 +240,13 @@ class DPViTBackbone(keras.Model):
     def from_preset(cls, name: str, **overrides: Any) -> "DPViTBackbone":
         """A backbone of a named size; keyword arguments replace the preset's.
 
+        Another `image_shape` changes the network, but for presets with a whitened head: they resize
+        the images to their own (`resize_to=None` keeps them from it).
+
         Raises:
             InputError: if there is no such preset; the message lists them.
         """
-        return cls(**{**preset_arguments(name), **overrides})
+        return cls(**{**preset_arguments(name, overrides.get("image_shape")), **overrides})
 
 
 def deserialized_dtype(config: dict[str, Any]) -> dict[str, Any]:

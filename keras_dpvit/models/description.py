@@ -14,6 +14,7 @@ from keras_dpvit.layers.convolution import ConvBranch, ConvStem, TokenDepthwiseC
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.normalization import DPLayerNormalization, ImageStandardization
 from keras_dpvit.layers.pooling import TokenMaxPooling
+from keras_dpvit.layers.resizing import AntialiasedResizing
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
 from keras_dpvit.layers.whitening import JoinedFeatures, WhitenedFeatures
@@ -153,6 +154,16 @@ def _(layer: ImageStandardization) -> str:
 @what.register(keras.layers.Rescaling)
 def _(layer: Any) -> str:
     return "pixels 0..255 to -1..1"
+
+
+@what.register(AntialiasedResizing)
+def _(layer: AntialiasedResizing) -> str:
+    return f"resized to {layer.height}x{layer.width}, fixed"
+
+
+@what.register(keras.layers.Concatenate)
+def _(layer: Any) -> str:
+    return "channels side by side"
 
 
 @what.register(ScatteringTransform)

@@ -17,6 +17,7 @@ from keras_dpvit.layers.convolution import ConvBranch, ConvStem, TokenDepthwiseC
 from keras_dpvit.layers.embedding import PatchEmbedding, PositionTable
 from keras_dpvit.layers.normalization import DPLayerNormalization, GainAndBias
 from keras_dpvit.layers.position_gate import PositionGate
+from keras_dpvit.layers.resizing import AntialiasedResizing
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import TransformerBlock
 from keras_dpvit.layers.whitening import WhitenedFeatures
@@ -121,3 +122,8 @@ def _conv_branch(layer: ConvBranch, input_shape: tuple[Any, ...]) -> int:
 @macs.register(ScatteringTransform)
 def _scattering(layer: ScatteringTransform, input_shape: tuple[Any, ...]) -> int:
     return layer.transform.macs(input_shape[-1])
+
+
+@macs.register(AntialiasedResizing)
+def _resizing(layer: AntialiasedResizing, input_shape: tuple[Any, ...]) -> int:
+    return input_shape[-1] * layer.macs

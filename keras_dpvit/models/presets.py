@@ -45,6 +45,27 @@ _SCATTERING: dict[str, Any] = {
 }
 _WHITENED: dict[str, Any] = {"head": "whitened"}
 
+
+def _scatter_64(side: int) -> dict[str, Any]:
+    """The network for 64x64 colour images, for larger ones too: it averages them down first."""
+    size = f"{side}x{side} colour images"
+    arguments = {
+        "image_shape": (side, side, 3),
+        "scattering_luma": True,
+        **_SCATTERING,
+        "scattering_scales": 3,
+    }
+    if side != 64:
+        size, arguments["resize_to"] = f"{size} at 64x64", (64, 64, 3)
+    return {
+        "description": f"{size}, wavelet features and a small ViT, linear head",
+        "num_classes": 10,
+        "arguments": arguments,
+        "head": _WHITENED,
+        "weights": "dpvit_scatter_64",
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "dpvit_tiny_8": {
         "description": "8x8 grey images (digits), patch 2: 16 tokens, then 8",
@@ -85,17 +106,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "arguments": {"image_shape": (32, 32, 3), "scattering_luma": True, **_SCATTERING},
         "head": _WHITENED,
     },
-    "dpvit_scatter_64": {
-        "description": "64x64 colour images, wavelet features and a small ViT, linear head",
-        "num_classes": 10,
-        "arguments": {
-            "image_shape": (64, 64, 3),
-            "scattering_luma": True,
-            **_SCATTERING,
-            "scattering_scales": 3,
-        },
-        "head": _WHITENED,
-    },
+    "dpvit_scatter_64": _scatter_64(64),
+    "dpvit_scatter_96": _scatter_64(96),
+    "dpvit_scatter_128": _scatter_64(128),
+    "dpvit_scatter_224": _scatter_64(224),
     "dpvit_small_32": {
         "description": "32x32 colour images (CIFAR, image folders), patch 4: 64 tokens, then 32",
         "num_classes": 10,
@@ -115,20 +129,51 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dpvit_paper_h12": _paper(12, "Table 3"),
 }
 
+# Networks of `models.cnn` that `make_private` wraps, and the size of the images they are named for.
+CNN_PRESETS: dict[str, tuple[int, int, int]] = {"cnn_32": (32, 32, 3)}
 
-def preset_arguments(name: str) -> dict[str, Any]:
+
+def preset_image_shape(name: str) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that a preset is made for, a `CNN_PRESETS` too.
+
+    Raises:
+        InputError: if there is no such preset; the message lists them.
+    """
+    if name in CNN_PRESETS:
+        return CNN_PRESETS[name]
+    if name not in PRESETS:
+        there = ", ".join(sorted([*PRESETS, *CNN_PRESETS]))
+        raise InputError(f"preset must be one of {there}, got {name!r}.")
+    height, width, channels = PRESETS[name]["arguments"]["image_shape"]
+    return height, width, channels
+
+
+def preset_arguments(name: str, image_shape: tuple[int, int, int] | None = None) -> dict[str, Any]:
     """A fresh copy of a preset's arguments.
+
+    Args:
+        name: of the preset.
+        image_shape: (height, width, channels) of the images, if it is not the preset's. A preset
+            with a whitened head stays the network that it is, and resizes them.
 
     Raises:
         InputError: if there is no such preset; the message lists them.
     """
     if name not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(sorted(PRESETS))}, got {name!r}.")
-    return dict(PRESETS[name]["arguments"])
+    arguments = dict(PRESETS[name]["arguments"])
+    own = arguments["image_shape"]
+    if image_shape is None or tuple(image_shape) == own:
+        return arguments
+    if PRESETS[name].get("head", {}).get("head") == "whitened":
+        arguments = {"resize_to": own, **arguments}
+    return {**arguments, "image_shape": image_shape}
 
 
 def preset_head(name: str) -> dict[str, Any]:
     """A fresh copy of a preset's arguments of `DPViTClassifier`; empty for a pooled head."""
+    if name in CNN_PRESETS:
+        return {}
     preset_arguments(name)  # refuses a name that is none
     return dict(PRESETS[name].get("head", {}))
 
@@ -157,11 +202,10 @@ def preset_for(image_shape: tuple[int, int, int]) -> str:
 
 
 def presets_with_weights() -> tuple[str, ...]:
-    """The presets whose weights from made-up images ship with the package."""
+    """The presets for which weights from made-up images ship with the package."""
     folder = importlib.resources.files(__package__).joinpath(_FOLDER)
-    return tuple(
-        sorted(pathlib.Path(x.name).stem for x in folder.iterdir() if x.name.endswith(_SUFFIX))
-    )
+    files = {x.name for x in folder.iterdir()}
+    return tuple(name for name in sorted(PRESETS) if _weights_file(name) in files)
 
 
 def check_weights(preset: str, weights: str) -> None:
@@ -181,5 +225,10 @@ def check_weights(preset: str, weights: str) -> None:
 
 def synthetic_file(preset: str) -> contextlib.AbstractContextManager[pathlib.Path]:
     """The file of a preset's shipped weights, while the context lasts."""
-    place = importlib.resources.files(__package__).joinpath(_FOLDER, preset + _SUFFIX)
+    place = importlib.resources.files(__package__).joinpath(_FOLDER, _weights_file(preset))
     return importlib.resources.as_file(place)
+
+
+def _weights_file(preset: str) -> str:
+    """Presets that are one network behind a resizing share its weights."""
+    return str(PRESETS[preset].get("weights", preset)) + _SUFFIX

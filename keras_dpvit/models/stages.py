@@ -18,6 +18,7 @@ from keras_dpvit.layers.pooling import (
     pool_coordinates,
     pooled_grid,
 )
+from keras_dpvit.layers.resizing import AntialiasedResizing
 from keras_dpvit.layers.scattering import ScatteringTransform
 from keras_dpvit.layers.transformer import ATTENTIONS, TransformerBlock
 
@@ -52,12 +53,22 @@ def check_settings(settings: types.SimpleNamespace) -> None:
     _validate.one_of(POSITION_TABLES, position_table=settings.position_table)
     _validate.one_of(ATTENTIONS, first_attention=settings.first_attention)
     _validate.one_of(ATTENTIONS, other_attention=settings.other_attention)
+    _check_resizing(settings.image_shape, settings.resize_to)
+
+
+def _check_resizing(image_shape: Any, resize_to: Any) -> None:
+    if resize_to is None or resize_to[2] == image_shape[2] or image_shape[2] == 1:
+        return
+    raise InputError(
+        f"image_shape must have {resize_to[2]} channels, or 1, to be resized to {resize_to}, got "
+        f"{image_shape}."
+    )
 
 
 def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
     """The maps that patches are cut from: pixels, scattering features or the stem's channels."""
     dtype = settings.dtype
-    x = images
+    x = images if settings.resize_to is None else _resized(images, settings.resize_to, dtype)
     if settings.input_scaling == "image":
         x = ImageStandardization(name="image_standardization", dtype=dtype)(x)
     elif settings.input_scaling == "range":
@@ -66,6 +77,16 @@ def feature_maps(images: Any, settings: types.SimpleNamespace) -> Any:
         x = _scattered(x, settings)
     if settings.conv_module == "stem":
         x = ConvStem(settings.conv_filters, name="conv_stem", dtype=dtype)(x)
+    return x
+
+
+def _resized(x: Any, shape: tuple[int, int, int], dtype: Any) -> Any:
+    """Images of the given shape; grey ones in as many equal channels as it has."""
+    height, width, channels = shape
+    if tuple(x.shape[1:3]) != (height, width):
+        x = AntialiasedResizing(height, width, name="resizing", dtype=dtype)(x)
+    if x.shape[-1] != channels:
+        x = keras.layers.Concatenate(name="repeated_grey", dtype=dtype)([x] * channels)
     return x
 
 

@@ -27,8 +27,9 @@ class RunSettings:
         learning_rate: float or None for the optimizer's own default, or for a whitened head one
             that fits the number of records and steps.
         momentum: float, of SGD.
-        center_noise: float or None, the noise multiplier with which the means of a whitened
-            head's features are released; None leaves them where made-up images put them.
+        center_noise: float, the noise multiplier with which the means of a whitened head's
+            features are released; None leaves them where made-up images put them; "auto" is
+            one or the other by the public number of records (`training.center_noise`).
         whitening_rank: int or None for the preset's own, see `DPViTClassifier`.
         head_blocks: list of str or None for all, see `DPViTClassifier`.
         clipping: "median_layer" or "flat".
@@ -55,7 +56,7 @@ class RunSettings:
     optimizer: str = "adam"
     learning_rate: float | None = None
     momentum: float = 0.0
-    center_noise: float | None = None
+    center_noise: float | str | None = None
     whitening_rank: int | None = None
     head_blocks: list[str] | None = None
     clipping: str = "median_layer"

@@ -7,7 +7,7 @@ from keras_dpvit.datasets import DATASETS, load, loading, tfds_source
 from keras_dpvit.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["cifar10", "", None, "Digits"])
+@pytest.mark.parametrize("name", ["cifar11", "", None, "Digits"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name):
     with pytest.raises(InputError) as caught:
         load(name)
@@ -53,6 +53,24 @@ def test_fashion_mnist_comes_from_debian_when_nothing_else_is_named(monkeypatch)
     assert data.x_train[0, 14, 12:18, 0].tolist() == [237, 226, 217, 223, 222, 219]
     assert data.name == "fashion_mnist"
     assert np.bincount(data.y_test).tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_cifar_comes_from_tensorflow_datasets_alone(monkeypatch, tmp_path, name, classes):
+    message = f"data_dir must hold {name} as prepared by tensorflow-datasets; .* has none"
+    with pytest.raises(InputError, match=message):
+        load(name, tmp_path)
+    calls = []
+    downloaded = load("digits")
+    monkeypatch.setenv("TFDS_DATA_DIR", "")
+    monkeypatch.setattr(
+        tfds_source, "load_downloaded", lambda *given: calls.append(given) or downloaded
+    )
+    assert load(name) is downloaded
+    ((_, _, class_names, advice),) = calls
+    assert list(class_names) == sorted(set(class_names))
+    assert len(class_names) == classes
+    assert advice == "give --data_dir with what tensorflow-datasets prepared"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,13 @@ def test_mnist_is_read_the_same_way(tmp_path):
         load("fashion_mnist", tmp_path)
 
 
+def test_cifar_is_read_the_same_way(tmp_path):
+    prepare(Tiny, tmp_path, "cifar10")
+    data = load("cifar10", tmp_path)
+    check_tiny(data, "cifar10")
+    assert (data.class_names[0], data.class_names[9]) == ("airplane", "truck")
+
+
 def test_two_loads_give_one_order(prepared):
     first, second = load("fashion_mnist", prepared), load("fashion_mnist", prepared)
     np.testing.assert_array_equal(first.y_train, second.y_train)

@@ -91,6 +91,7 @@ CASES = {
     "branch": (lambda **k: layers.ConvBranch(3, **k), (3, 3, 4, 6)),
     "branch_filters": (lambda **k: layers.ConvBranch(3, filters=2, **k), (3, 5, 4, 6)),
     "luma_chroma": (lambda **k: layers.LumaChroma(**k), (3, 5, 4, 3)),
+    "resizing": (lambda **k: layers.AntialiasedResizing(3, 5, **k), (3, 8, 4, 2)),
     "whitened": (lambda **k: layers.WhitenedFeatures(4, **k), (3, 9)),
     "fusion": (lambda **k: layers.AdaptiveWeightedFusion(**k), (3, 2, 4)),
 }

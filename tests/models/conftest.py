@@ -22,6 +22,7 @@ VARIANTS = {
     "sequence": {"relative": "1d", "qk_scale": False, "renormalize": False},
     "grid": {"pool_axis": "2d", "pool_placement": "first_block", "pool_first_stage": True},
     "bare": {"position_table": "none", "input_scaling": "range"},
+    "resized": {"resize_to": (4, 6, 3)},
     "head": {"final_norm": True, "head_hidden_dim": 5, "position_table": "input"},
 }
 

@@ -34,6 +34,7 @@ VARIANTS = {
     "parallel": {"conv_module": "parallel", "conv_filters": 6},
     "scattering": {"features": "scattering", "patch_size": 1, "conv_module": "parallel"},
     "head": {"final_norm": True, "head_hidden_dim": 24},
+    "resized": {"image_shape": (14, 6, 1), "resize_to": (8, 8, 3)},
     "noise": {"attention_noise_stddev": 0.1, "norm_noise_stddev": 0.1},
 }
 

@@ -6,9 +6,15 @@ import pytest
 import keras_dpvit as kd
 from keras_dpvit.errors import InputError
 from keras_dpvit.layers import PositionTable, ThresholdAttention
-from keras_dpvit.models.presets import PRESETS, preset_arguments, preset_for
+from keras_dpvit.models.presets import (
+    CNN_PRESETS,
+    PRESETS,
+    preset_arguments,
+    preset_for,
+    preset_image_shape,
+)
 
-SCATTER = ["dpvit_scatter_28", "dpvit_scatter_32", "dpvit_scatter_64"]
+SCATTER = [f"dpvit_scatter_{side}" for side in (28, 32, 64, 96, 128, 224)]
 SMALL = ["dpvit_tiny_8", "dpvit_small_28", "dpvit_small_32", *SCATTER]
 PAPER = {"dpvit_paper_h4": 4, "dpvit_paper_h6": 6, "dpvit_paper_h8": 8, "dpvit_paper_h12": 12}
 
@@ -121,6 +127,13 @@ def test_unknown_preset_lists_those_there_are(make):
         make("dpvit_huge_9000")
     listed = ", ".join(sorted([*SMALL, *PAPER]))
     assert str(caught.value) == f"preset must be one of {listed}, got 'dpvit_huge_9000'."
+
+
+def test_image_shapes_of_presets():
+    assert preset_image_shape("dpvit_scatter_96") == (96, 96, 3)
+    assert preset_image_shape("cnn_32") == CNN_PRESETS["cnn_32"] == (32, 32, 3)
+    with pytest.raises(InputError, match=r"one of cnn_32, dpvit_paper_h12, .*'soup'"):
+        preset_image_shape("soup")
 
 
 def test_images_without_a_preset_list_those_there_are():

@@ -1,5 +1,6 @@
 """How a run's settings become one plan for each member."""
 
+import dataclasses
 import types
 
 import dp_accounting
@@ -115,3 +116,29 @@ def test_what_is_printed_before_training_has_the_public_number_alone():
     text = training.describe(plan, data, "tiny", shown, 1400)
     assert "1400" in text
     assert "1437" not in text
+
+
+@pytest.mark.parametrize(
+    ("center_noise", "records", "expected"),
+    [
+        (None, 60_000, None),
+        (5.0, 100, 5.0),
+        ("auto", 29_999, None),
+        ("auto", 30_000, 20.0),
+        ("auto", 60_000, 20.0),
+    ],
+)
+def test_means_are_released_where_records_are_many(center_noise, records, expected):
+    settings = options(center_noise=center_noise, members=1, l2_norm_clip=0.1, accountant="pld")
+    assert training.center_noise(settings, records) == expected
+    (plan,) = training.plans(records, settings, 3)
+    # Three Gaussian releases take their part of the budget, or none does.
+    alone = training.plans(records, dataclasses.replace(settings, center_noise=None))
+    assert (plan.noise_multiplier > alone[0].noise_multiplier) == (expected is not None)
+
+
+def test_members_with_few_records_each_release_no_means():
+    disjoint = options(center_noise="auto", members=2, members_data="disjoint", batch_size=500)
+    first, _ = training.plans(40_000, disjoint, 3)  # 20,000 each
+    plain, _ = training.plans(40_000, dataclasses.replace(disjoint, center_noise=None), 3)
+    assert first.noise_multiplier == plain.noise_multiplier

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_dpvit.models.presets import PRESETS
+from keras_dpvit.models.presets import CNN_PRESETS, PRESETS
 
 NUMBERS = [
     ("--epsilon=0", "epsilon must be a finite number above 0, got 0.0"),
@@ -29,7 +29,7 @@ NUMBERS = [
 NAMES = [
     (
         "--preset=dpvit_huge",
-        f"preset must be one of {', '.join(sorted(PRESETS))}, got 'dpvit_huge'",
+        f"preset must be one of {', '.join(sorted([*CNN_PRESETS, *PRESETS]))}, got 'dpvit_huge'",
     ),
     ("--dataset=imagenet", "digits|fashion_mnist|mnist|idx|image_folder"),
     ("--optimizer=lamb", "value should be one of <adam|sgd>"),
@@ -153,7 +153,7 @@ def test_idx_files(run, write_idx, changes, message, tmp_path):
     ("flags", "message"),
     [
         (
-            ["--image_size=30,30,1"],
+            ["--image_size=30,30,1", "--recipe=none"],
             f"preset must be named for images of 30x30x1: one of {', '.join(sorted(PRESETS))}",
         ),
         (

@@ -12,8 +12,8 @@ from keras_dpvit.privacy.ledger import ledger_from_dict
 
 pytestmark = pytest.mark.slow
 
-FLAGS = ("--dataset=digits", "--epsilon=2", "--delta=auto", "--accountant=pld", "--epochs=6",
-         "--members=2", "--members_data=disjoint", "--output_dir=out",
+FLAGS = ("--dataset=digits", "--recipe=none", "--epsilon=2", "--delta=auto", "--accountant=pld",
+         "--epochs=6", "--members=2", "--members_data=disjoint", "--output_dir=out",
          "--checkpoint_dir=kept")  # fmt: skip
 
 

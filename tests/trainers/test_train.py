@@ -37,7 +37,7 @@ def place(tmp_path_factory):
 def first(run_by_itself, place):
     """Two members on the digits."""
     flags = ("--dataset=digits", "--epsilon=8", "--delta=1e-4", "--members=2", "--epochs=2",
-             "--seed=271828")  # fmt: skip
+             "--seed=271828", "--recipe=none")  # fmt: skip
     result = run_by_itself("train", *flags, "--statement", "--output_dir=out/digits", cwd=place)
     assert result.returncode == 0, result.stderr
     return result
@@ -50,7 +50,8 @@ def second(run, place, first, file_digests, write_images):
     write_images(place / "photos")
     flags = ("--dataset=image_folder", "--data_dir=photos", "--image_size=8,8,1", "--members=1")
     optimizer = ("--optimizer=sgd", "--l2_norm_clip=1", "--clipping=flat", "--seed=271828")
-    result = run("train", *flags, *optimizer, "--epochs=3", "--output_dir=out/digits", cwd=place)
+    others = ("--epochs=3", "--recipe=none", "--output_dir=out/digits")
+    result = run("train", *flags, *optimizer, *others, cwd=place)
     assert result.returncode == 0, result.stderr
     return result, before
 

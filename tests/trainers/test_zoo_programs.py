@@ -24,7 +24,8 @@ NAMES = [str(i) for i in range(10)]
 BATCHES = [BAD[i : i + NAMED] for i in range(0, len(BAD), NAMED)]
 SIZE = ("--image_size=8,8,1",)
 FOLDER = ("--dataset=image_folder", "--data_dir=data", *SIZE)
-TRAINING = (*FOLDER, "--optimizer=sgd", "--epochs=1", "--members=1", "--output_dir=out")
+TRAINING = (*FOLDER, "--recipe=none", "--optimizer=sgd", "--epochs=1", "--members=1",
+            "--output_dir=out")  # fmt: skip
 
 # Each by its flags; the pictures are in data/train/cat and, as `flat`, in flat/.
 PROGRAMS = {
