@@ -32,7 +32,7 @@ _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 # In proportion to epsilon while that is small, for the noise is in proportion to its inverse.
 _RATES_PER_RECORD_AND_EPSILON, _LARGEST_EPSILON = 0.3, 5.0
 
-# The noise on the mean of unit vectors of width d is about 20 sqrt(d) / n long, 1 for 1,400 records.
+# The noise on the mean of unit vectors of width d is about 20 sqrt(d) / n long, 1 at 1,400 of them.
 # On digits and Fashion-MNIST, means cost more than they brought up to 10,000 records, and made no
 # difference at 20,000.
 _CENTER_NOISE, _LEAST_CENTRED = 20.0, 30_000
