@@ -9,7 +9,7 @@ Commands (each has its own --help):
   predict  has pictures classified by parties, or by a simulation of them
 
 Examples:
-  python -m trainers.mpc serve --model=savedmodels/fashion_mnist/1/model.keras --member=1
+  python -m trainers.mpc serve --model=savedmodels/fashion_mnist/1/model.keras
   python -m trainers.mpc predict --image=docs/figures/trouser.png
   python -m trainers.mpc predict --model=model.keras --image=photos --protocol=cheetah
 """

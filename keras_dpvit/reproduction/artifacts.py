@@ -91,7 +91,7 @@ class Artifact:
 _WHOLE, _PAIR = "recipe", "recipe, two members fused"
 _WITHOUT = "the same without the transformer's features"
 _HIGH, _LOW = 8.0, 2.0
-_EPSILONS, _PAIRED = (0.5, 1.0, _LOW, 4.0, _HIGH), (0.5, _LOW, _HIGH)
+_EPSILONS, _PAIRED = (0.5, 1.0, _LOW, _HIGH), (_LOW, _HIGH)
 _EPOCHS_WITHOUT_PRIVACY = 10.0
 
 
