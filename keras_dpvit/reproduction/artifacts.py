@@ -14,7 +14,7 @@ Column = tuple[str, str]  # heading, and the value: a name of a result, "accurac
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What the artifacts are made with.
+    """Data, networks and settings that artifacts are made with.
 
     Attributes:
         name: str.

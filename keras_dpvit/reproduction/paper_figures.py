@@ -1,10 +1,10 @@
-"""What the DP-ViT paper printed: S. Yang, Traitement du Signal 41(3), 2024.
+"""Figures that the DP-ViT paper printed: S. Yang, Traitement du Signal 41(3), 2024.
 
 It names no data set, no epsilon in the tables, no delta, sampling, accountant, batch or rate.
 Accuracies are in percent, parameters in millions and "FLOPs" in G, taken as multiply-accumulates.
 """
 
-# Table 1: top-1 accuracy after so many epochs.
+# Table 1: top-1 accuracy by number of epochs.
 SYSTEMS: dict[str, dict[str, float]] = {
     name: dict(zip(("macs", "parameters", "10", "20", "30", "40", "50"), figures, strict=True))
     for name, figures in {

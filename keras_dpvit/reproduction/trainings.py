@@ -25,7 +25,7 @@ class Training:
         settings: of the run: budget, members, optimizer. With `trainable="head"` and `weights` the
             head is trained on features that are computed once.
         private: bool; without privacy it is Adam at `settings.learning_rate`.
-        examples: int or None, the first so many training images; None for all.
+        examples: int or None, the number of training images, the first ones; None for all.
         overrides: arguments of the network in place of the preset's.
         draw: int, tells repeated trainings apart: each has noise, sample and first weights of its
             own.
@@ -180,7 +180,7 @@ class Bench:
         )
 
     def _blocks(self, training: Training, model: Any) -> tuple[list[Array], list[Array]]:
-        """What enters the head's whitened layers, of images to train on and to score."""
+        """Inputs of the head's whitened layers, of images to train on and to score."""
         from keras_dpvit.models.synthetic_weights import whitened_layers
         from keras_dpvit.training.frozen_features import whitened_inputs
 

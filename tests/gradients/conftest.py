@@ -52,7 +52,7 @@ def ways(dtype):
     There are none for float64: one context then, as in a test that has put the kernels away.
     """
     found = [contextlib.nullcontext()]
-    if np.dtype(dtype) != np.float64 and native.library() is not None:
+    if tf.as_dtype(dtype) != tf.float64 and native.library() is not None:
         found.append(mock.patch.object(native, "library", return_value=None))
     return found
 

@@ -157,6 +157,8 @@ CHANGED = {
     "conv_module": "parallel",
     "conv_filters": 5,
     "first_attention": "self",
+    "other_attention": "threshold",
+    "resize_to": [8, 12, 3],
     "outputs": "all",
     "attention_noise_stddev": 0.1,
     "norm_noise_stddev": 0.2,

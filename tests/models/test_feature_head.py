@@ -213,7 +213,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(InputError, match="made for the preset's own sizes"):
         kd.DPViTClassifier.from_preset("dpvit_scatter_28", 2, weights="synthetic", hidden_dim=32)
     with pytest.raises(
-        InputError, match="weights must be 'synthetic', for one of dpvit_scatter_28"
+        InputError, match="weights must be 'synthetic', for one of dpvit_scatter_128"
     ):
         kd.DPViTClassifier.from_preset("dpvit_tiny_8", 2, weights="synthetic")
     damaged = tmp_path / "damaged.npz"

@@ -31,7 +31,7 @@ NAMES = [
         "--preset=dpvit_huge",
         f"preset must be one of {', '.join(sorted([*CNN_PRESETS, *PRESETS]))}, got 'dpvit_huge'",
     ),
-    ("--dataset=imagenet", "digits|fashion_mnist|mnist|idx|image_folder"),
+    ("--dataset=imagenet", "digits|fashion_mnist|mnist|cifar10|cifar100|idx|image_folder"),
     ("--optimizer=lamb", "value should be one of <adam|sgd>"),
     ("--members_data=both", "value should be one of <shared|disjoint>"),
     ("--trainable=heads", "value should be one of <all|head|bias>"),

@@ -118,21 +118,8 @@ def test_weights_are_overwritten_as_often_as_asked(small_records):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-CRASHING = {"use_ema": True, "ema_momentum": 0.7, "layer": Scaled}
-IN_FOURS = {"epochs": 4, "verbose": 0, "checkpoint_steps": 3}
-
-
-@pytest.fixture(scope="module")
-def whole(small_records, tmp_path_factory):
-    """A training that nothing interrupts."""
-    model = compiled(**CRASHING)
-    place = tmp_path_factory.mktemp("whole")
-    model.fit(*small_records, checkpoint_dir=place, **IN_FOURS)
-    return model
-
-
 @pytest.mark.parametrize("crash_after", [2, 8, 12])
-def test_averages_survive_a_crash_bit_for_bit(crash_after, whole, small_records, tmp_path):
+def test_averages_survive_a_crash_bit_for_bit(crash_after, small_records, tmp_path):
     class Crash(keras.callbacks.Callback):
         steps = 0
 
@@ -141,12 +128,16 @@ def test_averages_survive_a_crash_bit_for_bit(crash_after, whole, small_records,
             if self.steps == crash_after:
                 raise KeyboardInterrupt
 
+    arguments = {"epochs": 4, "verbose": 0, "checkpoint_steps": 3}
+    options = {"use_ema": True, "ema_momentum": 0.7, "layer": Scaled}
+    whole = compiled(**options)
+    whole.fit(*small_records, checkpoint_dir=tmp_path / "whole", **arguments)
     with pytest.raises(KeyboardInterrupt):
-        compiled(**CRASHING).fit(
-            *small_records, callbacks=[Crash()], checkpoint_dir=tmp_path, **IN_FOURS
+        compiled(**options).fit(
+            *small_records, callbacks=[Crash()], checkpoint_dir=tmp_path / "cut", **arguments
         )
-    resumed = compiled(**CRASHING)
-    resumed.fit(*small_records, checkpoint_dir=tmp_path, **IN_FOURS)
+    resumed = compiled(**options)
+    resumed.fit(*small_records, checkpoint_dir=tmp_path / "cut", **arguments)
     assert_equal(values(resumed.variables), values(whole.variables))
     assert_equal(values(resumed.optimizer.variables), values(whole.optimizer.variables))
     assert resumed.privacy_ledger.costs() == whole.privacy_ledger.costs()
