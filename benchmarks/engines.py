@@ -181,7 +181,7 @@ def judge(rows: list[dict[str, Any]]) -> dict[str, bool]:
     clients = [row for row in rows if row["engine"] == "ovmsclient"]
     return {
         f"top-1 at least {BAR:.1%} with LiteRT": all(
-            row["top_1"] >= (INT8_BAR if row["file"] == "int8" else BAR) for row in rows
+            row["top_1"] >= (INT8_BAR if row.get("file") == "int8" else BAR) for row in rows
         ),
         "clients carry probabilities to 1e-5, labels and state": all(
             row["largest_difference"] <= CLIENT_BAR
