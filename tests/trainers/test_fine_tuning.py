@@ -50,7 +50,8 @@ def test_members_start_from_one_model_and_add_its_cost(run, place, trained_membe
         assert member.trainable_part == "bias"
         trained = {id(v) for v in member.trainable_variables}
         for variable, start in zip(member.weights, source.weights, strict=True):
-            same = np.array_equal(variable.numpy(), start.numpy())
+            # A run ends with its weights in half precision.
+            same = np.array_equal(variable.numpy(), start.numpy().astype("float16"))
             assert same == (id(variable) not in trained), variable.path
 
 
