@@ -117,9 +117,8 @@ def test_every_script_is_tried_and_short_and_in_the_table():
         assert f"| [{name}.py]({name}.py)" in table
 
 
-def test_a_plan_needs_no_tensorflow(tmp_path):
-    """By itself: `runs` starts every script, which takes minutes."""
-    imported = run("plan_a_budget", tmp_path).stderr
+def test_a_plan_needs_no_tensorflow(runs):
+    imported = runs["plan_a_budget"].result().stderr
     assert "dp_accounting" in imported
     assert not re.search(r"\| +(tensorflow|keras)$", imported, re.MULTILINE)
 

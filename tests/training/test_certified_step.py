@@ -48,16 +48,6 @@ def small_model(noise=0.0, seed=1):
     )
 
 
-def dense_model():
-    """Two layers, where the network is not what a test looks at."""
-    keras.utils.set_random_seed(1)
-    layers = keras.layers
-    parts = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(8, "tanh", name="first")]
-    return kd.make_private(
-        keras.Sequential([keras.Input(SHAPE), *parts, layers.Dense(3, name="logits")])
-    )
-
-
 def data(n, seed=0):
     rng = np.random.default_rng(seed)
     return rng.uniform(0, 255, (n, *SHAPE)).astype("float32"), rng.integers(0, 3, n)
@@ -124,7 +114,7 @@ def test_no_noise_and_no_clipping_is_plain_sgd():
 
 def test_memory_chunks_change_no_result():
     x, y = data(20)
-    model = compiled(dense_model(), plan(20, sensitivity=kd.FixedSensitivity(0.3)))
+    model = compiled(small_model(), plan(20, sensitivity=kd.FixedSensitivity(0.3)))
     whole, count, _ = neighbours(model, chunk=32)(x, y)
     for chunk in (1, 3, 20):
         parts, same_count, _ = neighbours(model, chunk)(x, y)
@@ -135,7 +125,7 @@ def test_memory_chunks_change_no_result():
 def test_xla_changes_no_result_whatever_the_size_of_the_sample():
     the_plan = plan(20, sensitivity=kd.FixedSensitivity(0.3))
     plain, compiled_by_xla = (
-        neighbours(compiled(dense_model(), the_plan, jit_compile=jit_compile), chunk=48)
+        neighbours(compiled(small_model(), the_plan, jit_compile=jit_compile), chunk=48)
         for jit_compile in (False, True)
     )
     for records in (3, 20, 44):
@@ -168,7 +158,7 @@ def neighbours(model, chunk=32):
 
     specs = [tf.TensorSpec((None, *SHAPE), tf.float32), tf.TensorSpec((None,), tf.int64)]
 
-    @tf.function(input_signature=specs, autograph=False)
+    @tf.function(input_signature=specs)
     def traced(x, y):
         present = tf.ones(tf.shape(y), tf.bool)
         weights = tf.ones(tf.shape(y)[:1])
@@ -220,7 +210,7 @@ def test_neighbours_through_a_whole_fit_are_apart_by_the_sensitivity_over_the_ba
     the_plan = plan(12, noise_multiplier=1.0, sensitivity=kd.FixedSensitivity(cap), seed=11)
     ends = []
     for extra in (0, 1):
-        model = compiled(dense_model(), the_plan)
+        model = compiled(small_model(), the_plan)
         xs, ys = np.concatenate([x, record("ordinary")[:extra]]), np.append(y, [1][:extra])
         model.fit(xs, ys, verbose=0)
         ends.append(np.concatenate([v.numpy().ravel() for v in model.trainable_variables]))
@@ -289,7 +279,7 @@ def test_the_count_that_moves_the_sensitivity_is_noised_as_declared():
 def test_an_empty_batch_is_a_step_with_noise():
     x, y = data(50)
     the_plan = plan(50, 1, 1.0, epochs=1, sensitivity=kd.FixedSensitivity(1.0), seed=0)
-    model = compiled(dense_model(), the_plan)
+    model = compiled(small_model(), the_plan)
     sampler = the_plan.sampler(model.private_trainer.keys.sampling)
     sizes = [len(sampler.sample(50, step)) for step in range(the_plan.steps)]
     assert 0 in sizes
@@ -309,7 +299,7 @@ def test_the_tracked_norm_goes_to_the_median():
     x, y = data(400)
     sensitivity = kd.DynamicSensitivity(initial=20.0, count_noise_stddev=5.0)
     the_plan = plan(400, 200, 0.5, epochs=40, sensitivity=sensitivity)
-    model = dense_model()
+    model = small_model()
     model.compile(kd.DPKerasSGDOptimizer(the_plan, 1e-9), LOSS)  # the weights stay put
     model.fit(x, y, epochs=40, verbose=0)
     trainer: PrivateTrainer = model.private_trainer
