@@ -12,6 +12,9 @@ pooling compute in int8. Three kinds of ops stay in float32:
 * **Resizing, scattering** and the normalisation of its features: fixed preprocessing, in which
   small wavelet coefficients beside large ones count, and would round to zero.
 
+In a model with a whitened head, only the transformer's matrix products compute in int8. Whitening
+makes small directions as large as the others, and their rounding with them.
+
 `count_ops` says how many of each a file has.
 """
 
@@ -36,6 +39,8 @@ _SIGNATURE = "serving_default"
 _PRODUCTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL")
 # The layers that `models.stages.feature_maps` names so, in the names of their ops.
 _FEATURES = re.compile(r"\b(resizing|scattering|feature_normalization)(_\d+)?/")
+# The layers of `models.feature_head`. Joined names of fused ops are found too.
+_WHITENED = re.compile(r"\b(whitened_\w+|joined_features|normalized_\w+)(_\d+)?/")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _FLOAT_TYPES = ("FLOAT32", "FLOAT16")
 
@@ -68,9 +73,10 @@ def flatbuffer_of(
             converter.target_spec.supported_types = [tf.float16]
         if quantize == "int8":
             assert calibration is not None
-            return _full_int8(converter, calibration, batch_size or 1)
-        content: bytes = converter.convert()
-    return compacted(content) if quantize is None else content
+            content = _full_int8(converter, calibration, batch_size or 1)
+        else:
+            content = converter.convert()
+    return compacted(content) if quantize in (None, "int8") else content
 
 
 def _full_int8(converter: Any, calibration: np.ndarray, batch_size: int) -> bytes:
@@ -98,10 +104,12 @@ def _float_nodes(calibrated: bytes) -> list[str]:
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(calibrated))
     graph = model.subgraphs[0]
     names = [_op_name(model, op) for op in graph.operators]
+    made = [_text(graph.tensors[op.outputs[0]].name) for op in graph.operators]
+    whitens = any(map(_WHITENED.search, made))
     chosen = _after_the_last_product(graph, names)
-    for number, (op, name) in enumerate(zip(graph.operators, names, strict=True)):
-        made = _text(graph.tensors[op.outputs[0]].name)
-        if name == "DIV" or _FEATURES.search(made):
+    for number, (name, output) in enumerate(zip(names, made, strict=True)):
+        between = whitens and (name not in _PRODUCTS or _WHITENED.search(output))
+        if name == "DIV" or _FEATURES.search(output) or between:
             chosen.add(number)
     tensors = [graph.tensors[index] for i in sorted(chosen) for index in graph.operators[i].outputs]
     return [_text(tensor.name) for tensor in tensors]
