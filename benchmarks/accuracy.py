@@ -10,6 +10,8 @@ are passed by, so the same command resumes.
 Examples:
   python -m benchmarks.accuracy --weights=w0.npz,w1.npz --part=validation --epsilons=2.7 \
       --output=accuracy.json
+  python -m benchmarks.accuracy --set=solver=feature_covariance --epsilons=1,2.7,8 \
+      --output=solved_heads.json
 """
 
 import dataclasses
@@ -89,28 +91,46 @@ class _Runs:
         )
 
     def run(self, epsilon: float) -> dict[str, Any]:
-        import keras
-
-        from keras_dpvit.runs import training
+        from keras_dpvit.privacy.head_plan import HeadPlan
+        from keras_dpvit.runs import heads, training
         from keras_dpvit.training.frozen_features import features_of
 
         settings, model, begin = _settings(epsilon), self._model(), time.perf_counter()
         (plan,) = training.plans(len(self._labels), settings, len(self._blocks))
-        head, features = training.head_on_features(model, self._blocks, plan, settings)
+        if isinstance(plan, HeadPlan):
+            heads.solved_on_blocks(model, self._blocks, self._labels, plan, settings)
+        else:
+            self._fit(model, plan, settings)
+        seconds = round(time.perf_counter() - begin, 1)
+        scored = features_of(model, self._scored)
+        logits = model.head_model().predict(scored, batch_size=1000, verbose=0)
+        shares = _softmax(logits.astype("float64"))
+        ledger = model.privacy_ledger
+        return {
+            "accuracy": float(np.mean(np.argmax(logits, axis=1) == self._true)),
+            "mean_confidence": float(np.mean(shares.max(axis=1))),
+            "cross_entropy": float(-np.mean(np.log(shares[np.arange(len(shares)), self._true]))),
+            "epsilon_rdp": ledger.epsilon(1e-5, "rdp"),
+            "epsilon_pld": ledger.epsilon(1e-5, "pld"),
+            "seconds": seconds,
+        }
+
+    def _fit(self, model: Any, plan: Any, settings: Any) -> None:
+        import keras
+
+        from keras_dpvit.runs import heads, training
+
+        head, features = heads.head_on_features(model, self._blocks, plan, settings)
         head.compile(
             training.optimizer_of(plan, settings),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
-        epochs = int(np.ceil(settings.epochs))
-        head.fit(features, self._labels, epochs=epochs, verbose=0)
-        logits = head.predict(features_of(model, self._scored), batch_size=1000, verbose=0)
-        ledger = model.privacy_ledger
-        return {
-            "accuracy": float(np.mean(np.argmax(logits, axis=1) == self._true)),
-            "epsilon_rdp": ledger.epsilon(1e-5, "rdp"),
-            "epsilon_pld": ledger.epsilon(1e-5, "pld"),
-            "seconds": round(time.perf_counter() - begin, 1),
-        }
+        head.fit(features, self._labels, epochs=int(np.ceil(settings.epochs)), verbose=0)
+
+
+def _softmax(logits: Any) -> Any:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def main() -> None:

@@ -10,7 +10,14 @@ from keras_dpvit.errors import InputError
 AUTO, NONE = "auto", "none"
 
 # A command line that names one of these knows what it wants.
-_OWN_CHOICES = ("preset", "weights", "init_weights", "trainable", "encryption_key")
+_OWN_CHOICES = (
+    "preset",
+    "weights",
+    "backbone",
+    "init_weights",
+    "trainable",
+    "encryption_key",
+)
 _FOLDERS = {"32,32,3": "image_folder_32", "64,64,3": "image_folder_64"}
 _SUFFIX = ".cfg"
 

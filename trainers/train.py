@@ -12,9 +12,12 @@ Examples:
   python -m trainers.train --recipe=none --dataset=fashion_mnist --epochs=10
   python -m trainers.train --dataset=fashion_mnist --encryption_key=key.json
   python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
+  python -m trainers.train --dataset=fashion_mnist --solver=feature_covariance
+  python -m trainers.train --recipe=keras_hub_vit --backbone=vit.keras --data_dir=photos
 """
 
 import dataclasses
+import os
 import sys
 from typing import Any
 
@@ -22,13 +25,16 @@ from absl import flags
 
 from keras_dpvit import _quiet, _validate
 from keras_dpvit.errors import InputError
+from keras_dpvit.models.backbone_pixels import PIXELS
 from keras_dpvit.models.presets import (
     check_weights,
     num_whitened_blocks,
     preset_arguments,
     preset_for,
 )
+from keras_dpvit.privacy.head_plan import SOLVERS
 from keras_dpvit.privacy.sampling import independent_parts
+from keras_dpvit.runs.model_files import check_model_file
 from keras_dpvit.runs.settings import RunSettings
 from keras_dpvit.training.initial_weights import check_path
 from trainers import _cli, _flags, _hidden_images, _recipes
@@ -39,6 +45,7 @@ _STAY_HERE = (
     "data_dir",
     "output_dir",
     "init_weights",
+    "backbone",
     "checkpoint_dir",
     "encryption_key",
     "encryption_passphrase_file",
@@ -85,6 +92,21 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
+    "backbone",
+    None,
+    "A .keras file of another package, a classifier or a KerasHub backbone, below a new linear "
+    "layer: instead of a preset. The records behind it are taken as public.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "backbone_pixels",
+    "auto",
+    PIXELS,
+    "The pixels that --backbone takes; from 0..255 the model scales them itself. auto: as the "
+    "file's own KerasHub preprocessor says, 0..255 if it has none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
     "init_weights",
     None,
     "Start every member from this .keras or .weights.h5 file of one model of the same preset. The "
@@ -96,6 +118,15 @@ flags.DEFINE_enum(
     "all",
     ["all", "head", "bias"],
     "What is trained: all, the head alone, or biases and the head.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "solver",
+    "optimizer",
+    ["optimizer", *SOLVERS],
+    "What finds the head of --trainable=head over --weights, --backbone or --init_weights: steps "
+    "of --optimizer; or noisy sums over all records, without epochs, batches, rates and clipping: "
+    "least_squares, one release, or feature_covariance, which is more accurate.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -198,8 +229,33 @@ def _check_flags() -> None:
         _check_weights()
     if FLAGS.center_noise is not None and (FLAGS.weights is None or FLAGS.trainable != "head"):
         raise InputError("center_noise needs weights from made-up images and trainable=head.")
+    if FLAGS.backbone is not None:
+        _check_backbone()
     if FLAGS.init_weights is not None:
         check_path(FLAGS.init_weights)
+    if FLAGS.solver != "optimizer":
+        _check_solver()
+
+
+def _check_backbone() -> None:
+    for name in ("preset", "weights", "init_weights"):
+        if FLAGS[name].value is not None:
+            raise InputError(f"backbone and {name} exclude each other: give one of them.")
+    check_model_file(FLAGS.backbone, "backbone")
+
+
+def _check_solver() -> None:
+    """Refuses what a head without epochs does not have."""
+    start = (FLAGS.weights, FLAGS.backbone, FLAGS.init_weights)
+    if FLAGS.trainable != "head" or not any(start):
+        raise InputError(
+            f"solver={FLAGS.solver} needs trainable=head over weights, backbone or init_weights: "
+            "it learns the last layer alone."
+        )
+    if FLAGS.loss != "softmax":
+        raise InputError(f"solver={FLAGS.solver} needs loss=softmax, got {FLAGS.loss}.")
+    if FLAGS.checkpoint_dir is not None:
+        raise InputError(f"solver={FLAGS.solver} has no epochs to keep: leave checkpoint_dir out.")
 
 
 def _momentum(momentum: float) -> None:
@@ -234,22 +290,56 @@ def _what_is_kept() -> str:
     )
 
 
+def _image_shape() -> tuple[int, int, int]:
+    """The shape to which an image folder is resized."""
+    if FLAGS.backbone is not None:
+        _quiet.start_tensorflow()
+        from keras_dpvit.models.backbone_file import load_backbone
+
+        with _quiet.quiet_stderr():
+            height, width, channels = load_backbone(FLAGS.backbone).inputs[0].shape[1:]
+        return height, width, channels
+    if FLAGS.preset is not None:
+        height, width, channels = preset_arguments(FLAGS.preset)["image_shape"]
+        return height, width, channels
+    return 32, 32, 3
+
+
+def _load_data() -> Any:
+    shape = _image_shape()
+    data = _flags.load_dataset(FLAGS, shape)
+    if FLAGS.backbone is not None and data.image_shape != shape:
+        takes, found = ("x".join(map(str, sides)) for sides in (shape, data.image_shape))
+        raise InputError(
+            f"backbone takes images of {takes}, the data has {found}: save the backbone for that "
+            "size, or give the pictures as --dataset=image_folder, which is resized."
+        )
+    return data
+
+
+def _name_of_network(data: Any) -> str:
+    if FLAGS.backbone is not None:
+        return os.path.basename(FLAGS.backbone)
+    return FLAGS.preset or preset_for(data.image_shape)
+
+
 def main() -> None:
     """Runs the whole job."""
     _check_flags()
     output_dir = _flags.output_dir(FLAGS)
-    shape = preset_arguments(FLAGS.preset)["image_shape"] if FLAGS.preset else (32, 32, 3)
-    data = _flags.load_dataset(FLAGS, shape)
+    data = _load_data()
     cipher = _hidden_images.load_cipher(FLAGS, data)
     encryption = None
     if cipher is not None:
         data, encryption = _hidden_images.encrypt(data, cipher), _hidden_images.summary(cipher)
-    preset = FLAGS.preset or preset_for(data.image_shape)
+    preset = _name_of_network(data)
     from keras_dpvit.runs import training
 
     settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
     num_examples = training.public_number(len(data.x_train), settings)
-    num_means = len(settings.head_blocks or ()) or num_whitened_blocks(preset)
+    num_means = 0
+    if FLAGS.backbone is None:
+        num_means = len(settings.head_blocks or ()) or num_whitened_blocks(preset)
     plans = training.plans(num_examples, settings, num_means)
     _quiet.start_tensorflow()
     from keras_dpvit.runs import exports
