@@ -130,19 +130,21 @@ def _each(value: Any, missing: float, channels: int) -> list[float]:
 def _vectors(model: Any) -> Any:
     """The model from its input to one vector for each image."""
     try:
-        found = linear_head(model).dense.input
+        return keras.Model(model.inputs, linear_head(model).dense.input, name="backbone")
     except InputError:
-        found = model.outputs[0] if len(model.outputs) == 1 else None
-    rank = 0 if found is None else len(found.shape)
-    if rank not in (2, 3, 4):
+        shapes = [tuple(output.shape[1:]) for output in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) not in (1, 2, 3):
         raise InputError(
             "backbone must give one vector, tokens or a feature map for each image, "
-            f"{model.name} gives {[tuple(x.shape[1:]) for x in model.outputs]}."
+            f"{model.name} gives {shapes}."
         )
-    if rank == 4:
+    images = keras.Input(model.inputs[0].shape[1:], name="scaled_images")
+    # Called whole: some layers of KerasHub are saved by the model that they are in alone.
+    found = model(images)
+    if len(shapes[0]) == 3:
         found = keras.layers.GlobalAveragePooling2D(name="pooler")(found)
-    elif rank == 3 and getattr(model, "use_class_token", False):
+    elif len(shapes[0]) == 2 and getattr(model, "use_class_token", False):
         found = found[:, 0]
-    elif rank == 3:
+    elif len(shapes[0]) == 2:
         found = keras.layers.GlobalAveragePooling1D(name="pooler")(found)
-    return keras.Model(model.inputs, found, name="backbone")
+    return keras.Model(images, found, name="backbone")

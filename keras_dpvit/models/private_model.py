@@ -328,8 +328,10 @@ class PrivatelyTrainable(_Base):
 
     def enter_release(self, entry: LedgerEntry) -> None:
         """Enters a release that weights are about to be computed from, with what was disclosed."""
+        self.start_from(PrivacyLedger())
         told = (*self._notes, *self._disclosed, *entry.not_covered)
-        self.start_from(PrivacyLedger((dataclasses.replace(entry, not_covered=told),)))
+        added = PrivacyLedger((dataclasses.replace(entry, not_covered=told),))
+        self.past_ledger = provenance.composed([self.past_ledger, added])
 
     def disclose(self, line: str) -> None:
         """Names what leaves beside the mechanism, in the entries of this and later trainings.

@@ -182,6 +182,8 @@ def _eigenvalues(matrix: Array, noise: float) -> tuple[Array, Array]:
         noise: float.
     """
     values, vectors = np.linalg.eigh(matrix)
+    if noise == 0:
+        return np.maximum(values, 0.0), vectors
     variance = noise**2 / 2
     repelled = np.empty_like(values)
     for start in range(0, len(values), 512):  # not all pairs at once
@@ -195,11 +197,11 @@ def _checked(head: LinearHead, images: Any, name: str = "images") -> Array:
     inputs = keras.tree.flatten(head.network.inputs)
     if len(inputs) != 1:
         raise InputError(f"model must have one input, {head.network.name} has {len(inputs)}.")
-    images = np.asarray(images)
-    if not len(images.shape) or not len(images):
+    found: Array = np.asarray(images)
+    if not len(found.shape) or not len(found):
         raise InputError(f"{name} must hold at least one image.")
-    check_images(images, tuple(inputs[0].shape[1:]))
-    return images
+    check_images(found, tuple(inputs[0].shape[1:]))
+    return found
 
 
 def _features_of_public(
