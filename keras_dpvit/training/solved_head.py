@@ -47,10 +47,8 @@ def solve_head(
     as its upper triangle, off the diagonal times the root of 2, so that the record moves it by its
     row's squared length: at most 1, and exactly 1 for a row of length 1. A sum of residuals moves
     by the row's length times the residual's, cut to the plan's clip. So each record moves each sum
-    by at most its sensitivity, whatever it holds, and no record touches another's row. All that is
-    done with the sums is post-processing: eigenvalues of the matrix are freed of noise's share by
-    the rotation-invariant estimator for a matrix with additive Gaussian noise (Bun, Allez, Bouchaud
-    and Potters 2016, arXiv:1502.06736), and the plan's ridge is added.
+    by at most its sensitivity, whatever it holds, and no record touches another's row. What is
+    computed from the sums is post-processing.
 
     Args:
         model: a `DPViTClassifier` that is not compiled with a private optimizer, or any functional
@@ -77,8 +75,8 @@ def solve_head(
         >>> model = kd.DPViTClassifier(backbone, 10)
         >>> data = kd.datasets.load("digits")
         >>> plan = kd.HeadPlan.for_target(epsilon=3, delta=1e-4, num_examples=1400)
-        >>> model = kd.solve_head(model, data.x_train, data.y_train, plan)
-        >>> round(model.privacy_ledger.epsilon(1e-4, "pld"), 2)
+        >>> solved = kd.solve_head(model, data.x_train, data.y_train, plan)
+        >>> round(solved.privacy_ledger.epsilon(1e-4, "pld"), 2)
         3.0
     """
     clip = None if l2_norm_clip is None else _validate.clipping_norm(l2_norm_clip=l2_norm_clip)
@@ -115,7 +113,12 @@ def put_head(model: Any, rows: Array, labels: Any, plan: HeadPlan, mapped: RowMa
 
 
 def solve(rows: Rows, plan: HeadPlan) -> Array:
-    """Weights float64 `(n, classes)` by the plan's solver; the guarantee of `HeadPlan`."""
+    """Weights float64 `(n, classes)` by the plan's solver; the guarantee of `HeadPlan`.
+
+    Eigenvalues of the noisy matrix are freed of noise's share by the rotation-invariant estimator
+    for a matrix with additive Gaussian noise (Bun, Allez, Bouchaud and Potters 2016,
+    arXiv:1502.06736), and the plan's ridge is added.
+    """
     shrunk, vectors = _eigenvalues(noisy_covariance(rows, plan), plan.covariance_noise_multiplier)
     inverse = rows.num_classes / np.maximum(shrunk + plan.ridge(rows.width), _LEAST)
     weights = np.zeros((rows.width, rows.num_classes))
