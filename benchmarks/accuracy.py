@@ -10,6 +10,8 @@ are passed by, so the same command resumes.
 Examples:
   python -m benchmarks.accuracy --weights=w0.npz,w1.npz --part=validation --epsilons=2.7 \
       --output=accuracy.json
+  python -m benchmarks.accuracy --set=solver=feature_covariance --epsilons=1,2.7,8 \
+      --output=solved_heads.json
 """
 
 import dataclasses
@@ -66,6 +68,7 @@ def _run(bench: Any, weights: str, variant: str, epsilon: float) -> dict[str, An
     found = bench.run(Training(preset, settings))
     return {
         "accuracy": found["accuracy"][-1],
+        "mean_confidence": found["confidence"][-1],
         "epsilon_rdp": found["epsilon"]["rdp"],
         "epsilon_pld": found["epsilon"]["pld"],
         "seconds": found["seconds"],

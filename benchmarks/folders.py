@@ -145,7 +145,8 @@ def _train(
     import keras
 
     import keras_dpvit as kd
-    from keras_dpvit.runs import training
+    from keras_dpvit.privacy.plan import PrivacyPlan
+    from keras_dpvit.runs import heads, training
     from keras_dpvit.training.frozen_features import features_of
 
     data = pictures.data(rows, scored)
@@ -159,7 +160,8 @@ def _train(
         else:
             settings = _settings(model, epsilon, epochs)
             (plan,) = training.plans(len(rows), settings, len(blocks))
-            head, x = training.head_on_features(network, blocks, plan, settings)
+            assert isinstance(plan, PrivacyPlan)
+            head, x = heads.head_on_features(network, blocks, plan, settings)
             head.compile(training.optimizer_of(plan, settings), _loss())
             head.fit(x, data.y_train, epochs=math.ceil(settings.epochs), verbose=0)
         seen = features_of(network, [block[scored] for block in pictures.blocks()])

@@ -30,6 +30,7 @@ from .privacy.clipping import AutomaticClipping as AutomaticClipping
 from .privacy.clipping import FixedLayerClipping as FixedLayerClipping
 from .privacy.clipping import FlatClipping as FlatClipping
 from .privacy.clipping import MedianLayerClipping as MedianLayerClipping
+from .privacy.head_plan import HeadPlan as HeadPlan
 from .privacy.ledger import PrivacyLedger as PrivacyLedger
 from .privacy.noise_schedules import ConstantNoise as ConstantNoise
 from .privacy.noise_schedules import LinearNoise as LinearNoise
@@ -52,5 +53,6 @@ from .training.private_mean import center_features as center_features
 from .training.private_mean import private_mean as private_mean
 from .training.private_metrics import PrivateMetrics as PrivateMetrics
 from .training.private_wrapper import make_private as make_private
+from .training.solved_head import solve_head as solve_head
 
 __version__: str

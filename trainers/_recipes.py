@@ -11,7 +11,14 @@ from trainers import _flags
 AUTO, NONE = "auto", "none"
 
 # A command line that names one of these knows what it wants.
-_OWN_CHOICES = ("preset", "weights", "init_weights", "trainable", "encryption_key")
+_OWN_CHOICES = (
+    "preset",
+    "weights",
+    "backbone",
+    "init_weights",
+    "trainable",
+    "encryption_key",
+)
 _FOLDER_SIZES = {(side, side, 3): f"image_folder_{side}" for side in (32, 64, 96, 128, 224)}
 # Images of another size are resized inside: to 32x32 up to this height or width, else to 64x64.
 _LARGEST_SMALL_SIDE = 48

@@ -12,27 +12,29 @@ Examples:
   python -m trainers.train --recipe=none --dataset=fashion_mnist --epochs=10
   python -m trainers.train --dataset=fashion_mnist --encryption_key=key.json
   python -m trainers.train --dataset=fashion_mnist --init_weights=mnist.weights.h5 --trainable=bias
+  python -m trainers.train --dataset=fashion_mnist --solver=feature_covariance
+  python -m trainers.train --recipe=keras_hub_vit --backbone=vit.keras --data_dir=photos
 """
 
 import dataclasses
+import os
 import sys
 from typing import Any
 
 from absl import flags
 
-from keras_dpvit import _quiet, _validate
+from keras_dpvit import _quiet
 from keras_dpvit.errors import InputError
+from keras_dpvit.models.backbone_pixels import PIXELS
 from keras_dpvit.models.presets import (
-    CNN_PRESETS,
-    check_weights,
     num_whitened_blocks,
     preset_for,
     preset_image_shape,
 )
+from keras_dpvit.privacy.head_plan import SOLVERS
 from keras_dpvit.privacy.sampling import independent_parts
 from keras_dpvit.runs.settings import RunSettings
-from keras_dpvit.training.initial_weights import check_path
-from trainers import _cli, _flags, _hidden_images, _recipes
+from trainers import _cli, _flags, _hidden_images, _recipes, _train_checks
 
 # Kept out of run.json, which travels: a seed is a secret, and places tell of the machine.
 _STAY_HERE = (
@@ -40,6 +42,7 @@ _STAY_HERE = (
     "data_dir",
     "output_dir",
     "init_weights",
+    "backbone",
     "checkpoint_dir",
     "encryption_key",
     "encryption_passphrase_file",
@@ -47,14 +50,6 @@ _STAY_HERE = (
 
 # What may differ where a run is resumed.
 _MAY_CHANGE = (*_STAY_HERE, "statement")
-
-_OF_TRANSFORMERS = (
-    "weights",
-    "whitening_rank",
-    "head_blocks",
-    "attention_noise_stddev",
-    "norm_noise_stddev",
-)
 
 FLAGS = flags.FlagValues()
 _flags.define_privacy_flags(FLAGS)
@@ -94,6 +89,21 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
+    "backbone",
+    None,
+    "A .keras file of another package, a classifier or a KerasHub backbone, below a new linear "
+    "layer: instead of a preset. The records behind it are taken as public.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "backbone_pixels",
+    "auto",
+    PIXELS,
+    "The pixels that --backbone takes; from 0..255 the model scales them itself. auto: as the "
+    "file's own KerasHub preprocessor says, 0..255 if it has none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
     "init_weights",
     None,
     "Start every member from this .keras or .weights.h5 file of one model of the same preset. The "
@@ -105,6 +115,15 @@ flags.DEFINE_enum(
     "all",
     ["all", "head", "bias"],
     "What is trained: all, the head alone, or biases and the head.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "solver",
+    "optimizer",
+    ["optimizer", *SOLVERS],
+    "What finds the head of --trainable=head over --weights, --backbone or --init_weights: steps "
+    "of --optimizer; or noisy sums over all records, without epochs, batches, rates and clipping: "
+    "least_squares, one release, or feature_covariance, which is more accurate.",
     flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -184,56 +203,6 @@ flags.DEFINE_integer(
 )
 
 
-def _check_flags() -> None:
-    """Refuses what can be refused before any data is read."""
-    _flags.check_numbers(
-        FLAGS,
-        epsilon=_validate.positive,
-        epochs=_validate.positive,
-        batch_size=_validate.positive_int,
-        num_examples=_validate.positive_int,
-        members=_validate.positive_int,
-        learning_rate=_validate.positive,
-        l2_norm_clip=_validate.clipping_norm,
-        momentum=_momentum,
-        whitening_rank=_validate.positive_int,
-        center_noise=_validate.positive,
-        attention_noise_stddev=_validate.non_negative,
-        norm_noise_stddev=_validate.non_negative,
-        physical_batch_size=_validate.positive_int,
-    )
-    _flags.delta(FLAGS)
-    if FLAGS.preset is not None:
-        preset_image_shape(FLAGS.preset)
-    if FLAGS.preset in CNN_PRESETS:
-        _check_cnn()
-    if FLAGS.weights is not None:
-        _check_weights()
-    if FLAGS.center_noise is not None and (FLAGS.weights is None or FLAGS.trainable != "head"):
-        raise InputError("center_noise needs weights from made-up images and trainable=head.")
-    if FLAGS.init_weights is not None:
-        check_path(FLAGS.init_weights)
-
-
-def _momentum(momentum: float) -> None:
-    if not 0 <= momentum < 1:
-        raise InputError(f"momentum must be at least 0 and below 1, got {momentum:g}.")
-
-
-def _check_cnn() -> None:
-    for name in _OF_TRANSFORMERS:
-        if FLAGS[name].present:
-            raise InputError(f"{name} must be left out with preset={FLAGS.preset}: it has none.")
-
-
-def _check_weights() -> None:
-    if FLAGS.preset is None:
-        raise InputError("preset must be given with weights: they belong to one preset.")
-    check_weights(FLAGS.preset, FLAGS.weights)
-    if FLAGS.init_weights is not None:
-        raise InputError("weights and init_weights exclude each other: give one of them.")
-
-
 def recipe_settings(name: str, *typed: str) -> tuple[str, RunSettings]:
     """The preset and the settings of a recipe.
 
@@ -267,22 +236,55 @@ def _what_is_kept() -> str:
     )
 
 
+def _image_shape() -> tuple[int, int, int]:
+    """The shape to which an image folder is resized."""
+    if FLAGS.backbone is not None:
+        _quiet.start_tensorflow()
+        from keras_dpvit.models.backbone_file import load_backbone
+
+        with _quiet.quiet_stderr():
+            height, width, channels = load_backbone(FLAGS.backbone).inputs[0].shape[1:]
+        return height, width, channels
+    if FLAGS.preset is not None:
+        return preset_image_shape(FLAGS.preset)
+    return 32, 32, 3
+
+
+def _load_data() -> Any:
+    shape = _image_shape()
+    data = _flags.load_dataset(FLAGS, shape)
+    if FLAGS.backbone is not None and data.image_shape != shape:
+        takes, found = ("x".join(map(str, sides)) for sides in (shape, data.image_shape))
+        raise InputError(
+            f"backbone takes images of {takes}, the data has {found}: save the backbone for that "
+            "size, or give the pictures as --dataset=image_folder, which is resized."
+        )
+    return data
+
+
+def _name_of_network(data: Any) -> str:
+    if FLAGS.backbone is not None:
+        return os.path.basename(FLAGS.backbone)
+    return FLAGS.preset or preset_for(data.image_shape)
+
+
 def main() -> None:
     """Runs the whole job."""
-    _check_flags()
+    _train_checks.check(FLAGS)
     output_dir = _flags.output_dir(FLAGS)
-    shape = preset_image_shape(FLAGS.preset) if FLAGS.preset else (32, 32, 3)
-    data = _flags.load_dataset(FLAGS, shape)
+    data = _load_data()
     cipher = _hidden_images.load_cipher(FLAGS, data)
     encryption = None
     if cipher is not None:
         data, encryption = _hidden_images.encrypt(data, cipher), _hidden_images.summary(cipher)
-    preset = FLAGS.preset or preset_for(data.image_shape)
+    preset = _name_of_network(data)
     from keras_dpvit.runs import training
 
     settings = dataclasses.replace(_flags.settings(FLAGS, RunSettings), delta=_flags.delta(FLAGS))
     num_examples = training.public_number(len(data.x_train), settings)
-    num_means = len(settings.head_blocks or ()) or num_whitened_blocks(preset)
+    num_means = 0
+    if FLAGS.backbone is None:
+        num_means = len(settings.head_blocks or ()) or num_whitened_blocks(preset)
     plans = training.plans(num_examples, settings, num_means)
     _quiet.start_tensorflow()
     from keras_dpvit.runs import exports

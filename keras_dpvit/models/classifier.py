@@ -12,6 +12,7 @@ from keras_dpvit.layers.normalization import DPLayerNormalization
 from keras_dpvit.models import synthetic_weights
 from keras_dpvit.models.backbone import DPViTBackbone, deserialized_dtype
 from keras_dpvit.models.feature_head import HEADS, feature_vector
+from keras_dpvit.models.linear_head import linear_head
 from keras_dpvit.models.presets import preset_head
 from keras_dpvit.models.private_model import PrivatelyTrainable
 
@@ -179,13 +180,7 @@ class DPViTClassifier(PrivatelyTrainable, keras.Model):
         Raises:
             InputError: if a branch stands beside the logits layer.
         """
-        logits = self.get_layer("logits")
-        if self.output is not logits.output:
-            raise InputError(
-                "head_model needs a head of one linear layer: this model has a branch."
-            )
-        features = keras.Input(logits.input.shape[1:], name="features")
-        return keras.Model(features, logits(features), name="head")
+        return linear_head(self).head_model
 
 
 _HEAD_ARGUMENTS = (

@@ -326,6 +326,13 @@ class PrivatelyTrainable(_Base):
         self._notes = tuple(dict.fromkeys([*self._notes, *notes]))
         provenance.settle(self, self)
 
+    def enter_release(self, entry: LedgerEntry) -> None:
+        """Enters a release that weights are about to be computed from, with what was disclosed."""
+        self.start_from(PrivacyLedger())
+        told = (*self._notes, *self._disclosed, *entry.not_covered)
+        added = PrivacyLedger((dataclasses.replace(entry, not_covered=told),))
+        self.past_ledger = provenance.composed([self.past_ledger, added])
+
     def disclose(self, line: str) -> None:
         """Names what leaves beside the mechanism, in the entries of this and later trainings.
 

@@ -141,6 +141,11 @@ def settle(model: Any, origin: Origin | None = None) -> None:
         _remember(variable)
 
 
+def take_as_public(model: Any) -> None:
+    """Takes a model's present values as ones behind which no record needs protection."""
+    settle(model, _Past(PrivacyLedger()))
+
+
 def digest_of(model: Any) -> str:
     """A digest of all values of a model."""
     whole = hashlib.blake2b(digest_size=16)

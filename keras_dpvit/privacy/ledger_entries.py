@@ -168,16 +168,26 @@ def mean_entry(
         delta: float in (0, 1), at which the statement is to be made.
         seeded: bool, whether the noise comes from a fixed seed.
     """
+    details = {"num_examples": num_examples, "delta": delta, "seed_fixed": seeded}
+    return _release_once("mean", noise_multiplier, details)
+
+
+def head_entry(noise_multiplier: float, details: Mapping[str, Any]) -> LedgerEntry:
+    """The entry for a linear head solved from noisy sums over all records.
+
+    Args:
+        noise_multiplier: float, of all the sums taken as one Gaussian, see `HeadPlan`.
+        details: JSON-able, for the statement.
+    """
+    return _release_once("head", noise_multiplier, details)
+
+
+def _release_once(kind: str, noise_multiplier: float, details: Mapping[str, Any]) -> LedgerEntry:
     return LedgerEntry(
         steps=1,
         noise_multiplier=noise_multiplier,
         sampling_probability=1.0,
-        details={
-            "release": "mean",
-            "num_examples": num_examples,
-            "delta": delta,
-            "seed_fixed": seeded,
-        },
+        details={"release": kind, **details},
         release_id=secrets.token_hex(16),
     )
 

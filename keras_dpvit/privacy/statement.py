@@ -164,6 +164,8 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
         return f"{which}Training without noise, and so without any guarantee."
     if entry.details.get("release") == "mean":
         return which + _mean(entry)
+    if entry.details.get("release") == "head":
+        return which + _head(entry)
     text = f"{which}DP-SGD, {entry.steps} steps, {_sampling(entry)}, "
     if not entry.certified:
         return text + _as_published(entry)
@@ -187,9 +189,7 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
                 f" Mean gradients of about {d['microbatch_size']} records are clipped together, "
                 "which doubles the sensitivity; the noise multiplier above is net of that."
             )
-        if d["seed_fixed"]:
-            text += " The noise came from a fixed seed: privacy rests on its secrecy."
-    return text
+    return text + _seed(entry)
 
 
 def _mean(entry: LedgerEntry) -> str:
@@ -198,9 +198,27 @@ def _mean(entry: LedgerEntry) -> str:
         f"noise multiplier {entry.noise_multiplier:.6g}, over the public number of records "
         f"{entry.details['num_examples']}."
     )
-    if entry.details.get("seed_fixed"):
-        text += " The noise came from a fixed seed: privacy rests on its secrecy."
-    return text
+    return text + _seed(entry)
+
+
+def _head(entry: LedgerEntry) -> str:
+    d = entry.details
+    sums = "one sum" if d["residual_sums"] == 1 else f"{d['residual_sums']} sums"
+    text = (
+        f"a linear head over frozen features ({d['solver']}, Mehta et al. 2023), solved from the "
+        f"features' covariance matrix and {sums} of residuals over all records, what each record "
+        f"adds being bounded, noise multiplier {entry.noise_multiplier:.6g} for all of them "
+        f"together: {d['covariance_noise_multiplier']:.6g} on the matrix, "
+        f"{d['residual_noise_multiplier']:.6g} on each sum. Planned for {d['num_examples']} "
+        "records."
+    )
+    return text + _seed(entry)
+
+
+def _seed(entry: LedgerEntry) -> str:
+    if not entry.details.get("seed_fixed"):
+        return ""
+    return " The noise came from a fixed seed: privacy rests on its secrecy."
 
 
 def _selection(begin: int, chosen: SelectionEntry, total: int) -> str:

@@ -179,6 +179,11 @@ def _mechanism_words(training: dict[str, Any]) -> dict[str, Content]:
         words["bounds what one record adds"] = "no noise: epsilon is infinite"
     if details.get("release") == "mean":
         words["sampling"] = "every record, once: the mean of a feature vector"
+    if details.get("release") == "head":
+        words["sampling"] = (
+            "every record, in the features' covariance matrix and in "
+            f"{details['residual_sums']} sums of residuals: a head solved by {details['solver']}"
+        )
     if "gradient_noise_multiplier" not in details:
         return words
     words["… noise multiplier of the gradients"] = _range(

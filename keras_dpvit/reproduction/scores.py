@@ -8,20 +8,21 @@ import numpy as np
 
 from keras_dpvit._types import Array
 
-METRICS = ("loss", "accuracy", "top_5", "precision", "recall")
+METRICS = ("loss", "accuracy", "top_5", "precision", "recall", "confidence")
 
 _SMALLEST = 1e-12  # a probability, for the logarithm
 
 
 def scores(probabilities: Array, labels: Array) -> dict[str, float]:
-    """Cross-entropy, top-1 and top-5 accuracy, and precision and recall, averaged over classes.
+    """Cross-entropy, accuracy, precision and recall, averaged over classes, and confidence.
 
     Args:
         probabilities: float `(images, classes)`.
         labels: int `(images,)`.
 
     Returns:
-        A value for each of `METRICS`; a class that is never predicted has precision 0.
+        A value for each of `METRICS`; a class that is never predicted has precision 0, and
+        "confidence" is the mean of the largest probability.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -38,6 +39,7 @@ def scores(probabilities: Array, labels: Array) -> dict[str, float]:
         "top_5": float((better < 5).mean()),
         "precision": float(precision),
         "recall": float(recall),
+        "confidence": float(probabilities.max(axis=1).mean()),
     }
 
 
@@ -66,5 +68,9 @@ class OutputsByEpoch(keras.callbacks.Callback):
         self.probabilities: list[Array] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.steps.append(int(self.model.optimizer.iterations))
+        self.keep(int(self.model.optimizer.iterations))
+
+    def keep(self, steps: int) -> None:
+        """Keeps what the network says now, after so many steps."""
+        self.steps.append(steps)
         self.probabilities.append(softmax(np.asarray(self._logits())))

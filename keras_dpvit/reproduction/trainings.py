@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from keras_dpvit._types import Array
+from keras_dpvit.privacy.head_plan import HeadPlan
 from keras_dpvit.privacy.ledger import compose
+from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.reproduction.scores import METRICS, OutputsByEpoch, scores
+from keras_dpvit.runs import heads
 from keras_dpvit.runs import training as run_training
 from keras_dpvit.runs.settings import RunSettings
 
@@ -139,7 +142,13 @@ class Bench:
         members = []
         for plan in run_training.plans(len(labels), settings, len(blocks)):
             model = self._classifier(training)
-            head, features = run_training.head_on_features(model, blocks, plan, settings)
+            if isinstance(plan, HeadPlan):
+                heads.solved_on_blocks(model, blocks, labels, plan, settings)
+                outputs = OutputsByEpoch(_logits_of_head(model, scored))
+                outputs.keep(plan.num_steps)
+                members.append((model, outputs))
+                continue
+            head, features = heads.head_on_features(model, blocks, plan, settings)
             outputs = OutputsByEpoch(_logits_of_head(model, scored))
             head.compile(run_training.optimizer_of(plan, settings), _loss(keras))
             epochs = math.ceil(settings.epochs)
@@ -175,7 +184,7 @@ class Bench:
             weights=training.settings.weights,
             attention_noise_stddev=training.settings.attention_noise_stddev,
             norm_noise_stddev=training.settings.norm_noise_stddev,
-            **run_training.head_arguments(training.settings),
+            **heads.head_arguments(training.settings),
             **training.overrides,
         )
 
@@ -213,6 +222,7 @@ class Bench:
         outputs = OutputsByEpoch(lambda: model.predict(scored, batch_size=500, verbose=0))
         if training.private:
             (plan,) = run_training.plans(len(labels), settings)
+            assert isinstance(plan, PrivacyPlan)
             optimizer, batches = run_training.optimizer_of(plan, settings), {}
         else:
             optimizer = keras.optimizers.Adam(settings.learning_rate)

@@ -20,8 +20,13 @@ class RunSettings:
         classes: list of str or None, the class names if they are public.
         weights: str or None, "synthetic" or a file of `trainers.pretrain`: weights from made-up
             images that every member starts from.
+        backbone: str or None, a `.keras` file of another package whose model every member has below
+            a new head; the records behind it are taken as public.
+        backbone_pixels: one of `PIXELS` of `models.backbone_pixels`, what that model takes.
         init_weights: str or None, a file whose weights every member starts from.
         trainable: "all", "head" or "bias", see `choose_trainable`.
+        solver: "optimizer", by steps; or "least_squares" or "feature_covariance", a head that is
+            solved for, see `HeadPlan`.
         loss: "softmax" or "per_class".
         optimizer: "adam" or "sgd".
         learning_rate: float or None for the optimizer's own default, or for a whitened head one
@@ -50,8 +55,11 @@ class RunSettings:
     members_data: str = "shared"
     classes: list[str] | None = None
     weights: str | None = None
+    backbone: str | None = None
+    backbone_pixels: str = "auto"
     init_weights: str | None = None
     trainable: str = "all"
+    solver: str = "optimizer"
     loss: str = "softmax"
     optimizer: str = "adam"
     learning_rate: float | None = None

@@ -11,14 +11,16 @@ import numpy as np
 from keras_dpvit import _quiet
 from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
-from keras_dpvit.models.presets import CNN_PRESETS
 from keras_dpvit.privacy import statement
 from keras_dpvit.privacy.accounting import auto_delta
 from keras_dpvit.privacy.clipping import clipping_from_dict
+from keras_dpvit.privacy.head_plan import HeadPlan
 from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.privacy.ledger_entries import mean_entry
 from keras_dpvit.privacy.plan import PrivacyPlan
 from keras_dpvit.privacy.sensitivity import DynamicSensitivity, FixedSensitivity, Sensitivity
+from keras_dpvit.runs import heads
+from keras_dpvit.runs.heads import Plan
 from keras_dpvit.runs.settings import RunSettings
 
 if TYPE_CHECKING:  # Keras takes seconds
@@ -31,11 +33,6 @@ _DEFAULT_LEARNING_RATES = {"adam": 5e-3, "sgd": 0.5}
 # in lengths of a record's clipped gradient. Found on validation images of Fashion-MNIST and digits.
 # In proportion to epsilon while that is small, for the noise is in proportion to its inverse.
 _RATES_PER_RECORD_AND_EPSILON, _LARGEST_EPSILON = 0.3, 5.0
-
-# The noise on the mean of unit vectors of width d is about 20 sqrt(d) / n long, 1 at 1,400 of them.
-# On digits and Fashion-MNIST, means cost more than they brought up to 10,000 records, and made no
-# difference at 20,000.
-_CENTER_NOISE, _LEAST_CENTRED = 20.0, 30_000
 
 
 def default_batch_size(num_examples: int, trainable: str = "all") -> int:
@@ -62,7 +59,11 @@ def public_number(num_records: int, settings: RunSettings) -> int:
 
 def disclosures(data: ImageData, settings: RunSettings) -> list[str]:
     """Lines on what such a training discloses beside its noisy sums, for the statement's limits."""
-    lines = ["Training curves in run.json: losses and accuracies on the records, without noise."]
+    lines = []
+    if settings.solver == "optimizer":
+        lines = [
+            "Training curves in run.json: losses and accuracies on the records, without noise."
+        ]
     if settings.num_examples is None:
         lines.append("The number of records, rounded to two digits, is taken as public.")
     if data.name == "image_folder" and settings.classes is None:
@@ -70,7 +71,7 @@ def disclosures(data: ImageData, settings: RunSettings) -> list[str]:
     return lines
 
 
-def plans(num_examples: int, settings: RunSettings, num_means: int = 0) -> list[PrivacyPlan]:
+def plans(num_examples: int, settings: RunSettings, num_means: int = 0) -> list[Plan]:
     """One plan for each member, all of them together within the budget.
 
     Args:
@@ -80,31 +81,42 @@ def plans(num_examples: int, settings: RunSettings, num_means: int = 0) -> list[
     """
     shared = settings.members_data == "shared" or settings.members == 1
     records = num_examples if shared else max(1, num_examples // settings.members)
-    batch_size = settings.batch_size
-    if batch_size is None:
-        batch_size = default_batch_size(records, settings.trainable)
-    sensitivity: Sensitivity = DynamicSensitivity()
-    if settings.l2_norm_clip is not None:
-        sensitivity = FixedSensitivity(settings.l2_norm_clip)
     delta, prior = _delta(num_examples, settings), None
-    noise = center_noise(settings, records)
+    noise = heads.center_noise(settings, records)
     if noise is not None:
         mean = mean_entry(noise, records, delta)
         prior = PrivacyLedger((mean,) * num_means)
-    plan = PrivacyPlan.for_target(
-        epsilon=settings.epsilon,
-        delta=delta,
-        prior=prior,
-        num_examples=records,
+    shared_arguments: dict[str, Any] = {
+        "epsilon": settings.epsilon,
+        "delta": delta,
+        "num_examples": records,
+        "prior": prior,
+        "compositions": settings.members if shared else 1,
+        "accountant": settings.accountant,
+    }
+    plan: Plan
+    if settings.solver != "optimizer":
+        plan = HeadPlan.for_target(**shared_arguments, solver=settings.solver)
+    else:
+        plan = _plan_of_steps(settings, shared_arguments)
+    seeds = [None if settings.seed is None else settings.seed + i for i in range(settings.members)]
+    return [dataclasses.replace(plan, seed=seed) for seed in seeds]
+
+
+def _plan_of_steps(settings: RunSettings, arguments: dict[str, Any]) -> PrivacyPlan:
+    batch_size = settings.batch_size
+    if batch_size is None:
+        batch_size = default_batch_size(arguments["num_examples"], settings.trainable)
+    sensitivity: Sensitivity = DynamicSensitivity()
+    if settings.l2_norm_clip is not None:
+        sensitivity = FixedSensitivity(settings.l2_norm_clip)
+    return PrivacyPlan.for_target(
+        **arguments,
         batch_size=batch_size,
         epochs=settings.epochs,
-        compositions=settings.members if shared else 1,
-        accountant=settings.accountant,
         clipping=clipping_from_dict({"name": settings.clipping}),
         sensitivity=sensitivity,
     )
-    seeds = [None if settings.seed is None else settings.seed + i for i in range(settings.members)]
-    return [dataclasses.replace(plan, seed=seed) for seed in seeds]
 
 
 def _delta(num_examples: int, settings: RunSettings) -> float:
@@ -112,19 +124,24 @@ def _delta(num_examples: int, settings: RunSettings) -> float:
 
 
 def describe(
-    plan: PrivacyPlan, data: ImageData, preset: str, settings: RunSettings, num_examples: int
+    plan: Plan, data: ImageData, preset: str, settings: RunSettings, num_examples: int
 ) -> str:
     """The coming training in a few lines, with the public number of records."""
     part = {"all": "", "head": ", the head alone", "bias": ", biases and the head alone"}[
         settings.trainable
     ]
+    noise = f"noise multiplier {plan.noise_multiplier:.4g}"
+    if isinstance(plan, HeadPlan):
+        sums = "one sum" if plan.num_steps == 1 else f"{plan.num_steps} sums"
+        each = f"{plan.solver}, a covariance matrix and {sums} over all records, {noise}"
+    else:
+        each = f"{plan.steps} steps, expected batch {plan.batch_size}, {noise}"
     return (
         f"{data.name}: planned for {num_examples} images, {len(data.x_test)} held out, "
         f"{len(data.class_names)} classes\n"
         f"{settings.members} x {preset} ({settings.members_data} data){part}, budget epsilon "
         f"{settings.epsilon:g} at delta {plan.delta:g}\n"
-        f"each: {plan.steps} steps, expected batch {plan.batch_size}, noise multiplier "
-        f"{plan.noise_multiplier:.4g}"
+        f"each: {each}"
     )
 
 
@@ -132,7 +149,7 @@ def train_all(
     data: ImageData,
     parts: Any,
     preset: str,
-    plans: list[PrivacyPlan],
+    plans: list[Plan],
     settings: RunSettings,
     kept: "KeptRun | None" = None,
 ) -> tuple[list[Any], list[dict[str, list[float]]]]:
@@ -166,41 +183,6 @@ def train_all(
         members.append(model)
         histories.append(history)
     return members, histories
-
-
-def center_noise(settings: RunSettings, num_examples: int) -> float | None:
-    """The noise multiplier of the means of a whitened head's features; None for no release.
-
-    Args:
-        settings: of the run.
-        num_examples: the public number of records of a member.
-    """
-    if not isinstance(settings.center_noise, str):
-        return settings.center_noise
-    return _CENTER_NOISE if num_examples >= _LEAST_CENTRED else None
-
-
-def head_arguments(settings: RunSettings) -> dict[str, Any]:
-    """Arguments of `DPViTClassifier` that the settings give, where they give any."""
-    given = {name: getattr(settings, name) for name in ("whitening_rank", "head_blocks")}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _new_member(preset: str, data: ImageData, settings: RunSettings) -> Any:
-    """A member as it is before its training."""
-    import keras_dpvit as kd
-
-    if preset in CNN_PRESETS:
-        return kd.make_private(kd.small_cnn(data.image_shape, len(data.class_names)))
-    return kd.DPViTClassifier.from_preset(
-        preset,
-        num_classes=len(data.class_names),
-        image_shape=data.image_shape,
-        attention_noise_stddev=settings.attention_noise_stddev,
-        norm_noise_stddev=settings.norm_noise_stddev,
-        weights=settings.weights,
-        **head_arguments(settings),
-    )
 
 
 def _start(model: Any, settings: RunSettings, delta: float) -> None:
@@ -239,7 +221,7 @@ def _train(
     data: ImageData,
     records: tuple[Array, Array],
     preset: str,
-    plan: PrivacyPlan,
+    plan: Plan,
     settings: RunSettings,
     kept: "KeptMember | None",
 ) -> tuple[Any, dict[str, list[float]]]:
@@ -251,12 +233,17 @@ def _train(
 
     if plan.seed is not None:
         keras.utils.set_random_seed(plan.seed)
-    model = _new_member(preset, data, settings)
+    model = heads.new_member(data, preset, settings)
     _start(model, settings, plan.delta)
     inputs, labels = records
+    if isinstance(plan, HeadPlan):
+        for line in disclosures(data, settings):
+            model.disclose(line)
+        heads.solved(model, inputs, labels, plan, settings)
+        return model, {}
     trained = model
-    if settings.weights is not None and settings.trainable == "head":
-        trained, inputs = _head_on_features(model, inputs, plan, settings, kept)
+    if heads.is_frozen_below(settings):
+        trained, inputs = heads.features_head(model, inputs, plan, settings, kept)
     for line in disclosures(data, settings):
         trained.disclose(line)
     losses = {
@@ -313,56 +300,6 @@ def round_to_half(model: Any) -> None:
         if moved <= largest / 2**11:  # not so beside a NaN or an infinite number
             variable.assign(half)
     provenance.settle(model)
-
-
-def _head_on_features(
-    model: Any,
-    images: Array,
-    plan: PrivacyPlan,
-    settings: RunSettings,
-    kept: "KeptMember | None",
-) -> tuple[Any, Array]:
-    from keras_dpvit.training.frozen_features import whitened_inputs
-
-    print("Computing the features of all images once.", flush=True)
-    return head_on_features(model, whitened_inputs(model, images), plan, settings, kept)
-
-
-def head_on_features(
-    model: Any,
-    blocks: list[Array],
-    plan: PrivacyPlan,
-    settings: RunSettings,
-    kept: "KeptMember | None" = None,
-) -> tuple[Any, Array]:
-    """A whitened head as a model of its own, and its inputs for all records.
-
-    Args:
-        model: a `DPViTClassifier`; its features are centred, at the cost that the plan counts.
-        blocks: from `whitened_inputs`.
-        plan: of the member.
-        settings: of the run.
-        kept: where the run is kept while it lasts.
-    """
-    import keras_dpvit as kd
-    from keras_dpvit.training.frozen_features import features_of
-    from keras_dpvit.training.private_mean import center_blocks
-
-    noise = center_noise(settings, plan.num_examples)
-    if noise is not None:
-
-        def center() -> None:
-            center_blocks(model, blocks, noise, plan.num_examples, plan.delta, plan.seed)
-
-        if kept is None:
-            center()
-        else:
-            kept.centred(model, center)
-    features = features_of(model, blocks)
-    head = kd.make_private(model.head_model(), trainable="head")
-    # What the features cost, and what they come from, is the head's to state too.
-    head.start_from(model.privacy_ledger, model.privacy_notes)
-    return head, features
 
 
 def optimizer_of(plan: PrivacyPlan, settings: RunSettings) -> Any:

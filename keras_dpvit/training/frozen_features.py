@@ -12,13 +12,17 @@ import tensorflow as tf
 
 from keras_dpvit._types import Array
 from keras_dpvit.layers.whitening import JoinedFeatures
+from keras_dpvit.models.linear_head import linear_head
 from keras_dpvit.models.synthetic_weights import whitened_layers
+
+# What is done to a batch of features before it is kept, None for nothing.
+Then = Callable[[Any], Any] | None
 
 _BATCH = 256
 _IN_MEMORY = 2**32  # bytes
 
 
-def frozen_features(model: Any, images: Any) -> Array:
+def frozen_features(model: Any, images: Any, then: Then = None) -> Array:
     """The input of a classifier's logits layer for every image, as half-precision numbers.
 
     Features of a record are computed from that record alone, so training on them costs what
@@ -26,14 +30,20 @@ def frozen_features(model: Any, images: Any) -> Array:
     is left behind. Shows a progress bar on a terminal.
 
     Args:
-        model: a `DPViTClassifier`; what lies below its head must not change afterwards.
+        model: a `DPViTClassifier` or another model whose last layer is a linear `Dense`; what lies
+            below that must not change afterwards.
         images: `(records, height, width, channels)`, pixels 0..255.
+        then: a function of a batch of features, whose results are kept in their place.
 
     Returns:
         float16 `(records, width)`; a memory map if it is large.
+
+    Raises:
+        InputError: if the model ends otherwise.
     """
-    below = model.features_model()
-    (features,) = _computed(lambda batch: [below(batch, training=False)], [images], _widths(below))
+    below = linear_head(model).features_model
+    kept = then or tf.identity
+    (features,) = _computed(lambda batch: [kept(below(batch, training=False))], [images])
     return features
 
 
@@ -53,38 +63,32 @@ def whitened_inputs(model: Any, images: Any) -> list[Array]:
         found = blocks(batch, training=False)
         return found if isinstance(found, list) else [found]
 
-    return _computed(compute, [images], _widths(blocks))
+    return _computed(compute, [images])
 
 
-def features_of(model: Any, blocks: list[Array]) -> Array:
+def features_of(model: Any, blocks: list[Array], then: Then = None) -> Array:
     """`frozen_features` from `whitened_inputs`, by the layers as they are now."""
-    layers = whitened_layers(model)
+    layers, kept = whitened_layers(model), then or tf.identity
     (joined,) = (layer for layer in model.layers if isinstance(layer, JoinedFeatures))
-    width = sum(block.shape[1] for block in blocks) + 1
 
     def compute(*batch: Any) -> list[Any]:
         floats = [tf.cast(block, tf.float32) for block in batch]
-        return [joined([layer(block) for layer, block in zip(layers, floats, strict=True)])]
+        return [kept(joined([layer(block) for layer, block in zip(layers, floats, strict=True)]))]
 
-    (features,) = _computed(compute, blocks, [width])
+    (features,) = _computed(compute, blocks)
     return features
 
 
-def _widths(model: Any) -> list[int]:
-    return [int(output.shape[-1]) for output in model.outputs]
-
-
-def _computed(
-    function: Callable[..., list[Any]], sources: list[Any], widths: list[int]
-) -> list[Array]:
+def _computed(function: Callable[..., list[Any]], sources: list[Any]) -> list[Array]:
     """The function's outputs over batches of rows of all sources."""
     count = len(sources[0])
     compute = tf.function(function, reduce_retracing=True, autograph=False)
-    results = [_empty((count, width)) for width in widths]
+    results: list[Array] = []
     bar = keras.utils.Progbar(count) if sys.stdout.isatty() else None
-    for start in range(0, count, _BATCH):
+    for start in range(0, max(count, 1), _BATCH):
         rows = slice(start, min(start + _BATCH, count))
         outputs = compute(*(tf.constant(source[rows]) for source in sources))
+        results = results or [_empty((count, int(output.shape[-1]))) for output in outputs]
         for result, output in zip(results, outputs, strict=True):
             result[rows] = output.numpy()
         if bar is not None:

@@ -3,9 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_dpvit import native
+from keras_dpvit._types import Array
+from keras_dpvit.privacy import randomness
 
 _BITS = 31
 
@@ -37,3 +40,17 @@ def standard_normals(count: int, seed: Any) -> Any:
     radius = tf.sqrt(-2.0 * tf.math.log(tf.minimum(uniform, 1.0)))
     angle = 2.0 * math.pi * scale * turn
     return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)[:count]
+
+
+def normals_for(purpose: str, count: int, seed: int | None) -> Array:
+    """Standard normals for one release, float64 `(count,)`.
+
+    Args:
+        purpose: what the noise is added to; under a seed, others get other numbers.
+        count: int.
+        seed: see `randomness.new_key`; equal noise is not given twice.
+    """
+    key = randomness.new_key(seed, purpose)
+    if seed is not None:
+        randomness.claim(key, object())
+    return np.asarray(standard_normals(count, np.frombuffer(key[:16], np.int64)), "float64")

@@ -9,11 +9,10 @@ from keras_dpvit import _validate
 from keras_dpvit._types import Array
 from keras_dpvit.errors import InputError
 from keras_dpvit.models import provenance, synthetic_weights
-from keras_dpvit.privacy import randomness
 from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.privacy.ledger_entries import LedgerEntry, mean_entry
 from keras_dpvit.training.frozen_features import whitened_inputs
-from keras_dpvit.training.noise_addition import standard_normals
+from keras_dpvit.training.noise_addition import normals_for
 
 _BATCH = 1024
 
@@ -76,16 +75,9 @@ def private_mean(
         total = part if total is None else total + part
     if total is None:
         raise InputError("vectors must hold at least one batch.")
-    noise = noise_multiplier * clip * _normals(len(total), seed, "mean")
+    noise = noise_multiplier * clip * normals_for("mean", len(total), seed)
     entry = mean_entry(noise_multiplier, num_examples, delta, seed is not None)
     return PrivateMean(((total + noise) / num_examples).astype("float32"), entry)
-
-
-def _normals(count: int, seed: int | None, purpose: str) -> Array:
-    key = randomness.new_key(seed, purpose)
-    if seed is not None:
-        randomness.claim(key, object())
-    return np.asarray(standard_normals(count, np.frombuffer(key[:16], np.int64)), "float64")
 
 
 def clipped_rows(vectors: Array, l2_norm_clip: float) -> Array:
@@ -165,7 +157,7 @@ def center_blocks(
         total = np.zeros(block.shape[1])
         for start in range(0, len(block), _BATCH):
             total += unit_rows(block[start : start + _BATCH]).sum(axis=0)
-        noise = noise_multiplier * _normals(len(total), seed, f"mean {layer.name}")
+        noise = noise_multiplier * normals_for(f"mean {layer.name}", len(total), seed)
         layer.mean.assign(((total + noise) / num_examples).astype("float32"))
     provenance.settle(model)
 

@@ -1,6 +1,7 @@
 """TFLite in smaller numbers: agreement with Keras on Fashion-MNIST, sizes, what is in int8."""
 
 import collections
+import pathlib
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from keras_dpvit.export.calibration import extreme_images
 from keras_dpvit.export.quantization import count_ops
 
 SHAPE = (28, 28, 1)
+SHIPPED = pathlib.Path(__file__).parents[2] / "savedmodels" / "fashion_mnist" / "1"
 BARS = {None: 0.999, "float16": 0.995, "dynamic": 0.98, "int8": 0.97}
 
 

@@ -168,7 +168,7 @@ def test_bad_arguments_are_refused(arguments, words):
 def test_a_branch_has_no_head_of_its_own():
     arguments = {**SMALL, "outputs": "tokens", "conv_module": "parallel"}
     model = kd.DPViTClassifier(kd.DPViTBackbone(**arguments), 3)
-    with pytest.raises(InputError, match="head_model needs a head of one linear layer"):
+    with pytest.raises(InputError, match="model must have a head of one linear layer"):
         model.head_model()
 
 

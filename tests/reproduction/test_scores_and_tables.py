@@ -36,6 +36,7 @@ def test_scores_are_those_of_scikit_learn(said):
         "top_5": metrics.top_k_accuracy_score(labels, probabilities, k=5),
         "precision": metrics.precision_score(labels, guess, average="macro"),
         "recall": metrics.recall_score(labels, guess, average="macro"),
+        "confidence": np.mean([max(row) for row in probabilities]),
     }
     assert tuple(found) == METRICS
     assert found == pytest.approx(expected, rel=1e-5)

@@ -6,7 +6,7 @@ import types
 import dp_accounting
 import pytest
 
-from keras_dpvit.runs import training
+from keras_dpvit.runs import heads, training
 from keras_dpvit.runs.settings import RunSettings
 
 
@@ -130,7 +130,7 @@ def test_what_is_printed_before_training_has_the_public_number_alone():
 )
 def test_means_are_released_where_records_are_many(center_noise, records, expected):
     settings = options(center_noise=center_noise, members=1, l2_norm_clip=0.1, accountant="pld")
-    assert training.center_noise(settings, records) == expected
+    assert heads.center_noise(settings, records) == expected
     (plan,) = training.plans(records, settings, 3)
     # Three Gaussian releases take their part of the budget, or none does.
     alone = training.plans(records, dataclasses.replace(settings, center_noise=None))
