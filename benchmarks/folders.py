@@ -61,7 +61,7 @@ _SHAPE = (32, 32, 3)
 
 
 def _settings(model: str, epsilon: float, epochs: int) -> Any:
-    """What `trainers.train` does with such a command line."""
+    """The settings that `trainers.train` has by such a command line."""
     from keras_dpvit.runs.settings import RunSettings
 
     typed = [*_recipes.lines("image_folder_32"), "--recipe=none"]
@@ -231,7 +231,7 @@ def main() -> None:
 
 
 def _keys() -> Iterator[tuple[dict[str, Any], int]]:
-    """What the flags ask for: a training, and its epochs if it starts from random weights."""
+    """Each training that the flags ask for, and its epochs if it starts from random weights."""
     budgets = [None if text == "none" else float(text) for text in FLAGS.epsilons]
     for (name, count, epochs), model in itertools.product(SIZES, FLAGS.models):
         for epsilon, draw in itertools.product(budgets, range(FLAGS.draws)):

@@ -1,7 +1,7 @@
 """Shared parts of the programs: flags, `--help`, one-line errors with exit status 2."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from absl import flags
@@ -52,6 +52,30 @@ def run(
         sys.exit(130)
     finally:
         sys.argv = command_line
+
+
+def run_command(
+    commands: Mapping[str, tuple[Callable[[], None], flags.FlagValues, str]],
+    text: str | None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs the command that the first argument names.
+
+    Args:
+        commands: for each name its job, its flags and its text, as for `run`.
+        text: the program's docstring, printed for `--help` and without an argument.
+        argv: the arguments as typed (default: those of the command line).
+
+    Raises:
+        SystemExit: with the exit status, where it is not 0.
+    """
+    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in HELP:
+        print((text or "").strip())
+        return
+    if command not in commands:
+        fail(f"command must be one of {', '.join(commands)}, got {command!r}.")
+    run(*commands[command], arguments)
 
 
 def _parse(flag_values: flags.FlagValues) -> None:

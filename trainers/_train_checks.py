@@ -1,4 +1,4 @@
-"""What `trainers.train` refuses of its flags."""
+"""Refusals of `trainers.train`: flags out of range, or that exclude each other."""
 
 from absl import flags
 

@@ -20,7 +20,6 @@ Examples:
 import json
 import os
 import pathlib
-import sys
 from typing import Any
 
 from absl import flags
@@ -366,13 +365,7 @@ COMMANDS = {
 
 def run(argv: list[str] | None = None) -> None:
     """Runs the command that the first argument names (default: the command line's arguments)."""
-    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command in _cli.HELP:
-        print((__doc__ or "").strip())
-        return
-    if command not in COMMANDS:
-        _cli.fail(f"command must be one of {', '.join(COMMANDS)}, got {command!r}.")
-    _cli.run(*COMMANDS[command], arguments)
+    _cli.run_command(COMMANDS, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ class OutputsByEpoch(keras.callbacks.Callback):
         self.keep(int(self.model.optimizer.iterations))
 
     def keep(self, steps: int) -> None:
-        """Keeps what the network says now, after so many steps."""
+        """Keeps what the network says now.
+
+        Args:
+            steps: int, those of the training up to now.
+        """
         self.steps.append(steps)
         self.probabilities.append(softmax(np.asarray(self._logits())))

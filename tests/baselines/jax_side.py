@@ -1,4 +1,4 @@
-"""What `test_mpc_program.py` looks at, computed in one process with Keras on JAX; prints JSON."""
+"""Computes in one process, with Keras on JAX, what `test_mpc_program.py` looks at; prints JSON."""
 
 import json
 import sys

@@ -123,7 +123,10 @@ def test_a_head_over_weights_of_ours_adds_their_cost(run, place, trained_members
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--solver=least_squares"], "solver=least_squares needs trainable=head over weights"),
+        (
+            ["--recipe=none", "--solver=least_squares"],
+            "solver=least_squares needs trainable=head over weights",
+        ),
         (
             ["--solver=least_squares", "--trainable=head"],
             "solver=least_squares needs trainable=head over weights",

@@ -49,7 +49,7 @@ def rows_of(features, labels, has_bias=True, norm=NORM):
 
 
 def released_covariance(features, labels):
-    """What gets equal noise in each number: the diagonal, and the root of 2 times what is above."""
+    """The numbers that get equal noise: the diagonal, and the root of 2 times what is above."""
     matrix = room.noisy_covariance(rows_of(features, labels), noiseless())
     return np.concatenate([np.diag(matrix), math.sqrt(2) * matrix[np.triu_indices(4, 1)]])
 
