@@ -1,5 +1,6 @@
 from . import attacks as attacks
 from . import auditing as auditing
+from . import baselines as baselines
 from . import datasets as datasets
 from . import edge as edge
 from . import encryption as encryption

@@ -14,6 +14,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.ledger_entries import (
+    UNITS,
     Cost,
     Entry,
     LedgerEntry,
@@ -264,6 +265,16 @@ def adjacency(ledger: Ledger) -> str:
     """
     fixed = any(entry.sampling == "fixed_size" for entry in ledger.all_entries())
     return accounting.BLANK_ADJACENCY if fixed else accounting.ADJACENCY
+
+
+def units(ledger: Ledger) -> tuple[str, ...]:
+    """What a ledger's trainings protect, of `ledger_entries.UNITS`: one, or both in that order.
+
+    Where both are on record, epsilon is of a person who is one client, with all its records, of
+    the trainings that count clients, and one record of the others: both costs compose.
+    """
+    found = {entry.unit for entry in ledger.all_entries() if entry.steps}
+    return tuple(unit for unit in UNITS if unit in found) or ("record",)
 
 
 def epsilon_curve(
