@@ -28,8 +28,9 @@ def require() -> None:
         raise InputError(
             "Federated training needs the package flwr: pip install 'keras_dpvit[federated]'."
         )
+    telemetry = importlib.import_module("flwr.common.telemetry")
+    telemetry.FLWR_TELEMETRY_ENABLED = os.environ[_TELEMETRY]  # it may have been imported before
     if os.environ[_TELEMETRY] == "0":  # else it writes an id for events into the home directory
-        telemetry = importlib.import_module("flwr.common.telemetry")
         telemetry.state["source"] = "unavailable"
 
 

@@ -38,6 +38,12 @@ class MeteredGrid:
         self.bytes_to_clients = self.bytes_from_clients = 0
         self.failures: list[list[str]] = []
 
+    def wait_for_nodes(self, count: int, timeout: float) -> None:
+        """Waits until `count` nodes are connected: a runtime may start the server before them."""
+        end = time.monotonic() + timeout
+        while len(list(self.get_node_ids())) < count and time.monotonic() < end:
+            self._stop.wait(_POLL)
+
     def get_node_ids(self) -> Iterable[int]:
         """The connected nodes."""
         self._check()
@@ -83,6 +89,7 @@ class Server:
         arrays: the first values of what is exchanged.
         evaluate: a function of the values that gives the accuracy after a round, or None.
         num_rounds: int.
+        num_clients: int, that the first round waits for, as long as for replies.
         timeout: float, seconds for the replies of a round.
         progress: a function of a round's number and accuracy, called after it.
 
@@ -101,6 +108,7 @@ class Server:
         arrays: list[Array],
         evaluate: Callable[[list[Array]], float] | None,
         num_rounds: int,
+        num_clients: int,
         timeout: float,
         progress: Callable[[int, float | None], None],
     ) -> None:
@@ -112,6 +120,7 @@ class Server:
         self.grid: MeteredGrid | None = None
         self._stop = threading.Event()
         self._strategy, self._job, self._evaluate = strategy, job, evaluate
+        self._num_clients = num_clients
         self._rounds, self._timeout, self._progress = num_rounds, timeout, progress
         self.app.main()(self._main)
 
@@ -122,6 +131,7 @@ class Server:
     def _main(self, grid: Grid, context: Context) -> None:
         self.grid = MeteredGrid(grid, self._stop)
         try:
+            self.grid.wait_for_nodes(self._num_clients, self._timeout)
             self._strategy.start(
                 grid=self.grid,  # type: ignore[arg-type]
                 initial_arrays=messages.record_of(self.arrays),
@@ -130,9 +140,8 @@ class Server:
                 train_config=ConfigRecord({messages.JOB: self._job.to_json()}),
                 evaluate_fn=self._after_round,
             )
-        except BaseException as error:
+        except BaseException as error:  # raised again in the thread that waits
             self.error = error
-            raise
 
     def _after_round(self, server_round: int, record: Any) -> MetricRecord | None:
         self.arrays, self.rounds = messages.arrays_of(record), server_round

@@ -69,14 +69,16 @@ def simulate(server: Server, client_app: ClientApp, num_clients: int) -> None:
             failed.append(error)
 
     run_to_end(threading.Thread(target=run, name="federated simulation"), server)
-    if server.error is not None:
-        raise server.error
     if failed:
         raise failed[0]
 
 
 def run_to_end(thread: Any, server: Server) -> None:
-    """Waits for a thread; Ctrl-C stops the server, which ends the thread."""
+    """Waits for a thread; Ctrl-C stops the server, which ends the thread.
+
+    Raises:
+        BaseException: what ended the server's training.
+    """
     thread.start()
     try:
         while thread.is_alive():
@@ -85,3 +87,5 @@ def run_to_end(thread: Any, server: Server) -> None:
         server.stop()
         thread.join()
         raise
+    if server.error is not None:
+        raise server.error

@@ -212,7 +212,14 @@ class _Run:
 
         score = None if test_data is None else self._score(_pair(test_data, "test_data"))
         self._server = Server(
-            self.strategy, self._job, self._arrays, score, self._job.rounds, timeout, progress
+            self.strategy,
+            self._job,
+            self._arrays,
+            score,
+            num_rounds=self._job.rounds,
+            num_clients=len(self._clients),
+            timeout=timeout,
+            progress=progress,
         )
         if runtime == "network":
             from keras_dpvit.baselines.federated.network import run_network
