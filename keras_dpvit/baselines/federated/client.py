@@ -1,7 +1,6 @@
 """The client: a Flower ClientApp that trains on the records of its node.
 
-The same app runs in the simulation, on the SuperNodes that `train` starts, and on SuperNodes
-that are started by hand (`client_app` below, whose node names a file of records).
+The same app runs in the simulation and on SuperNodes.
 """
 
 import json
@@ -43,22 +42,6 @@ class Partitions:
 
     def __call__(self, context: Context) -> tuple[Array, Array]:
         return self._parts[int(context.node_config["partition-id"])]
-
-
-def records_in_file(context: Context) -> tuple[Array, Array]:
-    """The records in the .npz file that the node's config names as `records`, arrays x and y.
-
-    Raises:
-        InputError: if it names none, or the file has no such arrays.
-    """
-    path = context.node_config.get("records")
-    try:
-        with np.load(str(path), allow_pickle=False) as file:
-            return file["x"], file["y"]
-    except (KeyError, OSError, ValueError) as error:
-        raise InputError(
-            f"records must name a .npz file with arrays x and y in --node-config, got {path!r}."
-        ) from error
 
 
 def make_client_app(records_of: RecordsOf) -> ClientApp:
@@ -149,7 +132,3 @@ def _state(context: Context) -> Any:
     if _STATE not in context.state:
         context.state[_STATE] = ConfigRecord({_LEDGER: json.dumps(PrivacyLedger().to_dict())})
     return context.state[_STATE]
-
-
-client_app = make_client_app(records_in_file)
-"""Of nodes that are started by hand: `--node-config 'records="FILE.npz"'`."""

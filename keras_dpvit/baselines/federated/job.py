@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dpvit import _validate
+from keras_dpvit import _keras_classes, _validate
 from keras_dpvit._types import Array
 from keras_dpvit.baselines.federated.plans import RecordPrivacy
 from keras_dpvit.errors import InputError
@@ -69,6 +69,7 @@ class Job:
 
     def build_model(self) -> Any:
         """A copy of the model, with fresh weights and the choice of what is trained."""
+        _keras_classes.register()  # a client's process may have imported none of ours
         model = keras.saving.deserialize_keras_object(self.model)
         for index, variable in enumerate(values(model)):
             variable.trainable = index in self.trained

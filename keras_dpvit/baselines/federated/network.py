@@ -47,7 +47,7 @@ publisher = "keras_dpvit"
 
 [tool.flwr.app.components]
 serverapp = "keras_dpvit.baselines.federated.server:Server"
-clientapp = "keras_dpvit.baselines.federated.client:client_app"
+clientapp = "keras_dpvit.baselines.federated.client:make_client_app"
 """
 
 
