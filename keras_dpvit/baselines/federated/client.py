@@ -49,10 +49,10 @@ def make_client_app(records_of: RecordsOf) -> ClientApp:
     app = ClientApp()
     trainings = _Trainings()
 
-    @app.train()
     def train(message: Message, context: Context) -> Message:
         return _trained(message, context, records_of, trainings)
 
+    app.train()(train)
     return app
 
 
@@ -60,7 +60,7 @@ def _trained(
     message: Message, context: Context, records_of: RecordsOf, trainings: "_Trainings"
 ) -> Message:
     config = message.content.config_records[messages.CONFIG]
-    text, server_round = str(config[messages.JOB]), int(config[messages.ROUND])  # type: ignore[arg-type]
+    text, server_round = str(config[messages.JOB]), int(str(config[messages.ROUND]))
     job = Job.from_json(text)
     records = round_records(*records_of(context))
     content: dict[str, Any] = {}

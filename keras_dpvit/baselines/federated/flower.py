@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from keras_dpvit.errors import InputError
 
@@ -28,7 +29,7 @@ def require() -> None:
         raise InputError(
             "Federated training needs the package flwr: pip install 'keras_dpvit[federated]'."
         )
-    telemetry = importlib.import_module("flwr.common.telemetry")
+    telemetry: Any = importlib.import_module("flwr.common.telemetry")
     telemetry.FLWR_TELEMETRY_ENABLED = os.environ[_TELEMETRY]  # it may have been imported before
     if os.environ[_TELEMETRY] == "0":  # else it writes an id for events into the home directory
         telemetry.state["source"] = "unavailable"

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord
 from flwr.server import Grid
@@ -41,13 +41,13 @@ class MeteredGrid:
     def wait_for_nodes(self, count: int, timeout: float) -> None:
         """Waits until `count` nodes are connected: a runtime may start the server before them."""
         end = time.monotonic() + timeout
-        while len(list(self.get_node_ids())) < count and time.monotonic() < end:
+        while len(self.get_node_ids()) < count and time.monotonic() < end:
             self._stop.wait(_POLL)
 
-    def get_node_ids(self) -> Iterable[int]:
+    def get_node_ids(self) -> list[int]:
         """The connected nodes."""
         self._check()
-        return self._grid.get_node_ids()
+        return list(self._grid.get_node_ids())
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -133,7 +133,7 @@ class Server:
         try:
             self.grid.wait_for_nodes(self._num_clients, self._timeout)
             self._strategy.start(
-                grid=self.grid,  # type: ignore[arg-type]
+                grid=cast(Any, self.grid),  # of a grid, strategies use no more than it has
                 initial_arrays=messages.record_of(self.arrays),
                 num_rounds=self._rounds,
                 timeout=self._timeout,

@@ -46,7 +46,8 @@ class WeightedFedAvg(FedAvg):
     ) -> Iterable[Message]:
         if self._frozen:
             record[messages.FROZEN] = messages.record_of(self._frozen)
-        return super()._construct_messages(record, node_ids, message_type)
+        made: Iterable[Message] = super()._construct_messages(record, node_ids, message_type)
+        return made
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -56,7 +57,9 @@ class WeightedFedAvg(FedAvg):
         for reply in replies:
             if not reply.has_error() and self._take_ledger(reply):
                 kept.append(reply)
-        return super().aggregate_train(server_round, kept)
+        mean: tuple[ArrayRecord | None, MetricRecord | None]
+        mean = super().aggregate_train(server_round, kept)
+        return mean
 
     def _take_ledger(self, reply: Message) -> bool:
         """Keeps the ledger of a reply, if it has one; False if it is damaged."""
@@ -130,7 +133,7 @@ class DPFedAvg(Strategy):
         return messages.record_of(self.arrays), None
 
     def _update(self, reply: Message) -> list[Array] | None:
-        """What a reply changes; None if it cannot be read."""
+        """The change that a reply makes; None if it cannot be read."""
         if reply.has_error():
             return None
         try:

@@ -261,7 +261,7 @@ class _Run:
             provenance.settle(self._model, self._model)
 
     def _ledger(self, past: Ledger) -> Ledger:
-        """What the model's weights have cost, with the rounds so far."""
+        """The cost of the model's weights, with the rounds so far."""
         if self._job.record_privacy is not None:
             every = [own for _, own in sorted(self.strategy.ledgers.items())]
             parts = tuple(compose([past, own], "shared") for own in every)
