@@ -18,7 +18,6 @@ from keras_dpvit.baselines.federated.job import Job, get_arrays, other_places
 from keras_dpvit.baselines.federated.local_training import (
     PlainTraining,
     PrivateTraining,
-    place,
     round_records,
 )
 from keras_dpvit.errors import InputError
@@ -74,7 +73,7 @@ def _trained(
         frozen = message.content.array_records.get(messages.FROZEN)
         if frozen is not None:
             others = other_places(training.model, job.exchanged)
-            place(training.model, others, messages.arrays_of(frozen))
+            training.place(others, messages.arrays_of(frozen))
         arrays = messages.arrays_of(message.content.array_records[messages.ARRAYS])
         training.round(arrays, records, _order(job, context, server_round))
         content[messages.ARRAYS] = messages.record_of(get_arrays(training.model, job.exchanged))

@@ -13,30 +13,18 @@ from keras_dpvit.baselines.federated.job import Job, set_arrays
 from keras_dpvit.baselines.federated.plans import ROUNDED, steps_of_round
 from keras_dpvit.errors import InputError
 from keras_dpvit.models import provenance
-from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.privacy.batch_sizes import rounded_down
 from keras_dpvit.privacy.ledger import PrivacyLedger
 from keras_dpvit.training.own_loop import PrivateStep
-
-
-def place(model: Any, places: tuple[int, ...], arrays: list[Array]) -> None:
-    """Writes the server's values into a client's copy of the model.
-
-    They tell nothing more of this client's records than the copy's own ledger says, which stays
-    as it is; what they tell of others' records is in the ledger that the server keeps.
-    """
-    if isinstance(model, PrivatelyTrainable):
-        provenance.begin_training(model, model.weights, model)
-        set_arrays(model, places, arrays)
-        provenance.settle(model, model)
-    else:
-        set_arrays(model, places, arrays)
 
 
 class LocalTraining(Protocol):
     """Trains a client's copy of the model."""
 
     model: Any
+
+    def place(self, places: tuple[int, ...], arrays: list[Array]) -> None:
+        """Writes the server's values into the copy."""
 
     def round(self, arrays: list[Array], records: tuple[Array, Array], order: Any) -> None:
         """Trains for one round from these arrays, in place."""
@@ -59,6 +47,10 @@ class PlainTraining:
         self._optimizer = _FreshOptimizer(job, self._trained)
         self._step: Any = None
 
+    def place(self, places: tuple[int, ...], arrays: list[Array]) -> None:
+        """Writes the server's values into the copy."""
+        set_arrays(self.model, places, arrays)
+
     def round(self, arrays: list[Array], records: tuple[Array, Array], order: Any) -> None:
         """Trains for one round.
 
@@ -68,7 +60,7 @@ class PlainTraining:
             order: a NumPy generator, by which the records are shuffled.
         """
         job = self._job
-        place(self.model, job.exchanged, arrays)
+        self.place(job.exchanged, arrays)
         optimizer = self._optimizer.fresh()
         steps = job.local_steps or steps_of_round(len(records[0]), job.batch_size, job.local_epochs)
         if self._step is None:
@@ -104,7 +96,6 @@ class PrivateTraining:
     def __init__(self, job: Job, num_records: int, spent: PrivacyLedger) -> None:
         assert job.record_privacy is not None
         self._loss = job.build_loss()
-        self.model = job.build_model()
         public = rounded_down(num_records)
         batch_size = min(job.batch_size, public)
         self._steps = job.local_steps or steps_of_round(public, batch_size, job.local_epochs)
@@ -112,9 +103,11 @@ class PrivateTraining:
         left = whole.steps - sum(entry.steps for entry in spent.all_entries())
         self._check(left)
         epochs = (left - 0.5) * whole.batch_size / whole.num_examples
-        self._step = PrivateStep(
-            self.model, dataclasses.replace(whole, epochs=epochs, target_epsilon=None), self._losses
-        )
+        plan = dataclasses.replace(whole, epochs=epochs, target_epsilon=None)
+        self._registry = provenance.Registry()
+        with provenance.on_another_machine(self._registry):
+            self.model = job.build_model()
+            self._step = PrivateStep(self.model, plan, self._losses)
         self._optimizer = _FreshOptimizer(job, self._step.variables)
         self._job, self._spent = job, spent
         self.public_number = public
@@ -122,9 +115,21 @@ class PrivateTraining:
     @property
     def ledger(self) -> PrivacyLedger:
         """Everything that left this client, about its own records, in all rounds so far."""
-        own = self.model.privacy_ledger.all_entries()
+        with provenance.on_another_machine(self._registry):
+            own = self.model.privacy_ledger.all_entries()
         own = (dataclasses.replace(e, not_covered=(*e.not_covered, ROUNDED)) for e in own)
         return PrivacyLedger((*self._spent.entries, *own))
+
+    def place(self, places: tuple[int, ...], arrays: list[Array]) -> None:
+        """Writes the server's values into the copy.
+
+        They tell nothing more of this client's records than the copy's own ledger says; what they
+        tell of others' records is in the ledger that the server keeps.
+        """
+        with provenance.on_another_machine(self._registry):
+            provenance.begin_training(self.model, self.model.weights, self.model)
+            set_arrays(self.model, places, arrays)
+            provenance.settle(self.model, self.model)
 
     def _check(self, steps_left: int) -> None:
         if steps_left < self._steps:
@@ -134,10 +139,13 @@ class PrivateTraining:
         """Trains for one round, as `PlainTraining.round`; the records' order is the plan's."""
         del order
         self._check(self._step.steps_left)
-        place(self.model, self._job.exchanged, arrays)
+        self.place(self._job.exchanged, arrays)
         optimizer = self._optimizer.fresh()
-        for batch in itertools.islice(self._step.batches(*records), self._steps):
-            self._step.apply(optimizer, self._step.gradients(batch))
+        with provenance.on_another_machine(self._registry):
+            batches: Any = self._step.batches(*records)
+            for batch in itertools.islice(batches, self._steps):
+                self._step.apply(optimizer, self._step.gradients(batch))
+            batches.close()
 
     def _losses(self, model: Any, batch: Any) -> Any:
         inputs, labels = batch
