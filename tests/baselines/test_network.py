@@ -82,7 +82,7 @@ def test_every_process_ends_with_the_program_that_was_killed(tmp_path):
             stdout=out,
             stderr=out,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         )
     try:
         end = time.monotonic() + 150
