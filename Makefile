@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PEERS := .venv-peers
 ENGINES := .venv-engines
+TYPES := .venv-types
+# A new release may find more than the last.
+MYPY := mypy==2.4.*
 PY := $(VENV)/bin/python
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
@@ -22,7 +25,7 @@ help:
 	@echo "make site   the documentation as a site, into site/"
 	@echo "make peers  other libraries for benchmarks.dp_step, into $(PEERS)"
 	@echo "make engines  OpenVINO, MediaPipe and a browser beside LiteRT, into $(ENGINES)"
-	@echo "make clean  remove .venv, $(PEERS), $(ENGINES) and caches"
+	@echo "make clean  remove .venv, $(PEERS), $(ENGINES), $(TYPES) and caches"
 
 try: $(VENV)/.demo-installed
 	$(PY) -m trainers.predict --saved_model=savedmodels/fashion_mnist --image=docs/figures/trouser.png
@@ -42,10 +45,10 @@ test: $(VENV)/.test-installed data litert
 proof: $(VENV)/.test-installed data gl litert $(ENGINES)/.installed
 	$(PY) -m pytest -m proof
 
-lint: $(VENV)/.test-installed
+lint: $(VENV)/.test-installed $(TYPES)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(TYPES)/bin/mypy --python-executable=$(PY)
 	$(VENV)/bin/lint-imports
 
 docs: $(VENV)/.demo-installed
@@ -94,6 +97,14 @@ peers: $(PEERS)/.installed
 	.venv-$*/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+# mypy wants pathspec 1, and Flower, which is in .venv, the one before.
+$(TYPES)/.installed: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/python -m pip install -q --disable-pip-version-check '$(MYPY)'
+	@touch $@
+
 # Exports in engines that nobody here wrote, beside LiteRT.
 engines: $(VENV)/.test-installed data gl litert $(ENGINES)/.installed
 	$(PY) -m benchmarks.engines
@@ -112,4 +123,4 @@ $(VENV)/.test-installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.demo-installed
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) $(ENGINES) $(TYPES) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -43,14 +43,7 @@ def define_privacy_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "epsilon", 3.0, "The whole privacy budget; above 0.", flag_values=flag_values
     )
-    flags.DEFINE(
-        AutoFloatParser(),
-        "delta",
-        1e-5,
-        "Between 0 and 1, well below 1 over the number of examples; or auto: the largest power of "
-        "ten that is at most a tenth of that.",
-        flag_values=flag_values,
-    )
+    define_delta_flag(flag_values)
     flags.DEFINE_integer(
         "batch_size",
         None,
@@ -63,6 +56,18 @@ def define_privacy_flags(flag_values: flags.FlagValues) -> None:
         "rdp",
         ACCOUNTANTS,
         "Whose epsilon is kept within the budget; pld is tighter.",
+        flag_values=flag_values,
+    )
+
+
+def define_delta_flag(flag_values: flags.FlagValues) -> None:
+    """Defines --delta."""
+    flags.DEFINE(
+        AutoFloatParser(),
+        "delta",
+        1e-5,
+        "Between 0 and 1, well below 1 over the number of examples; or auto: the largest power of "
+        "ten that is at most a tenth of that.",
         flag_values=flag_values,
     )
 

@@ -1,1 +1,2 @@
+from . import federated as federated
 from . import mpc as mpc

@@ -43,7 +43,7 @@ def end_with_parent(parent: int) -> None:
     if libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl failed")
     if os.getppid() != parent:  # it ended before the kernel was asked
-        os._exit(1)
+        os._exit(1)  # as the kernel would: at once
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

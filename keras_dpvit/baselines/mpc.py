@@ -43,15 +43,16 @@ class PrivateInference:
 
     protocol: str
     output: str
-    outputs: np.ndarray
-    plain_outputs: np.ndarray
+    outputs: Array
+    plain_outputs: Array
     seconds_per_image: float
     bytes_per_image: tuple[float, ...]
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Array:
         """int64 `(n,)`, the best class of each image."""
-        return self.outputs.argmax(axis=1)
+        best: Array = self.outputs.argmax(axis=1)
+        return best
 
     @property
     def agreement(self) -> float:

@@ -98,7 +98,7 @@ class Parties:
         """Has the parties connect with each other; before the first `run`."""
         self._ask([Message("open", {}, [])] * len(self._addresses))
 
-    def run(self, images: Sequence[Array]) -> np.ndarray:
+    def run(self, images: Sequence[Array]) -> Array:
         """The answers to one batch.
 
         Args:
@@ -181,7 +181,7 @@ class PrivateModel:
         """For each party the bytes that it has sent to the others."""
         return list(self._parties.sent)
 
-    def predict(self, images: Array) -> np.ndarray:
+    def predict(self, images: Array) -> Array:
         """Logits or probabilities `(n, classes)` of images `(n, height, width, channels)`.
 
         Raises:
@@ -194,7 +194,8 @@ class PrivateModel:
             for batch in batches(images, self.about.batch_size)
         ]
         self.seconds += time.perf_counter() - begin
-        return np.concatenate(found)[: len(images)]
+        outputs: Array = np.concatenate(found)[: len(images)]
+        return outputs
 
 
 class SimulatedModel(PrivateModel):
@@ -212,7 +213,7 @@ class SimulatedModel(PrivateModel):
         self._image_part = image_function(program.image_part)
 
 
-def checked_images(images: Array, image_shape: tuple[int, int, int]) -> np.ndarray:
+def checked_images(images: Array, image_shape: tuple[int, int, int]) -> Array:
     """The images as float32.
 
     Raises:
@@ -229,7 +230,7 @@ def checked_images(images: Array, image_shape: tuple[int, int, int]) -> np.ndarr
     return images
 
 
-def batches(images: Array, batch_size: int) -> list[np.ndarray]:
+def batches(images: Array, batch_size: int) -> list[Array]:
     """The images in batches of one size, the last filled up with black ones."""
     missing = -len(images) % batch_size
     filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])

@@ -33,16 +33,16 @@ class ModelFacts:
         shape = (height, width, channels)
         return cls(shape, int(facts["batch_size"]), str(facts["output"]), names)
 
-    def probabilities(self, outputs: Array) -> np.ndarray:
+    def probabilities(self, outputs: Array) -> Array:
         """Outputs `(n, classes)` as probabilities."""
         if self.output == "probabilities":
             return outputs
         odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        found: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
+        found: Array = odds / odds.sum(axis=1, keepdims=True)
         return found
 
 
-def image_function(image_part: bytes) -> Callable[[Array], list[np.ndarray]]:
+def image_function(image_part: bytes) -> Callable[[Array], list[Array]]:
     """A batch's values that are shared, from `mpc_program.PrivateProgram.image_part`.
 
     Args:
@@ -55,7 +55,8 @@ def image_function(image_part: bytes) -> Callable[[Array], list[np.ndarray]]:
 
     exported = export.deserialize(bytearray(image_part))
 
-    def compute(images: Array) -> list[np.ndarray]:
-        return [np.asarray(value) for value in exported.call(np.asarray(images, "float32"))]
+    def compute(images: Array) -> list[Array]:
+        values = exported.call(np.asarray(images, "float32"))  # type: ignore[no-untyped-call]
+        return [np.asarray(value) for value in values]
 
     return compute

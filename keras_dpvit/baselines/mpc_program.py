@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from keras_dpvit._reasons import reason
+from keras_dpvit._types import Array
 from keras_dpvit.baselines import mpc_trace
 from keras_dpvit.baselines.mpc_images import ModelFacts
 from keras_dpvit.errors import InputError
@@ -40,7 +41,7 @@ class PrivateProgram:
     """
 
     executable: bytes
-    weights: list[np.ndarray]
+    weights: list[Array]
     image_part: bytes
     about: ModelFacts
 
@@ -132,7 +133,8 @@ def private_program(
             )
     function, variables = stateless(model)
     height, width, channels = map(int, model.input_shape[1:])
-    images = jax.ShapeDtypeStruct((batch_size, height, width, channels), "float32")
+    shape = batch_size, height, width, channels
+    images = jax.ShapeDtypeStruct(shape, "float32")  # type: ignore[no-untyped-call]
     try:
         image_part, weights, executable = mpc_trace.cut(function, variables, images)
     except Exception as error:
@@ -142,7 +144,7 @@ def private_program(
     return PrivateProgram(executable, weights, image_part, about)
 
 
-def stateless(model: Any) -> tuple[Callable[..., Any], list[np.ndarray]]:
+def stateless(model: Any) -> tuple[Callable[..., Any], list[Array]]:
     """The model as a function of its variables and images, and the variables' values."""
     trainable = len(model.trainable_variables)
     variables = [*model.trainable_variables, *model.non_trainable_variables]

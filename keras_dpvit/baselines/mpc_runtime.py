@@ -110,9 +110,9 @@ def make_shares(values: Sequence[Array], config: Any, num_parties: int) -> list[
     return [[shares[rank] for shares in split] for rank in range(num_parties)]
 
 
-def reconstruct(shares: Sequence[Any], config: Any) -> np.ndarray:
+def reconstruct(shares: Sequence[Any], config: Any) -> Array:
     """The array of which these are all shares, in the order of the parties."""
-    found: np.ndarray = libspu().IoWrapper(len(shares), config).Reconstruct(list(shares))
+    found: Array = libspu().IoWrapper(len(shares), config).Reconstruct(list(shares))
     return found
 
 
@@ -140,7 +140,7 @@ def unpack(counts: Sequence[int], parts: Sequence[bytes]) -> list[Any]:
     return shares
 
 
-def ring_numbers(share: Any) -> np.ndarray:
+def ring_numbers(share: Any) -> Array:
     """One party's share of an array as numbers of the ring: uint64 `(numbers, summands held)`."""
     content = bytearray()
     for chunk in share.share_chunks:
@@ -262,7 +262,7 @@ class Simulation:
 
         self._slices = list(self._threads.map(start, range(self._parties)))
 
-    def run(self, images: Sequence[Array]) -> np.ndarray:
+    def run(self, images: Sequence[Array]) -> Array:
         """The answers to one batch.
 
         Args:

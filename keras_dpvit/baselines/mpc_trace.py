@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit._types import Array
 from keras_dpvit.baselines.mpc_runtime import libspu
 
 _CONSTANT, _IMAGE, _WEIGHTS, _BOTH = 0, 1, 2, 3  # what a value depends on: bits
 
 
 def cut(
-    function: Callable[..., Any], variables: list[np.ndarray], images: Any
-) -> tuple[bytes, list[np.ndarray], bytes]:
+    function: Callable[..., Any], variables: list[Array], images: Any
+) -> tuple[bytes, list[Array], bytes]:
     """The image's part, the values that the model's owner shares, and SPU's executable.
 
     Args:
@@ -137,7 +138,8 @@ def secret_erf(x: Any) -> Any:
 
     nodes = np.cos(np.pi * (np.arange(400) + 0.5) / 400)
     roots = _ERF_BOUND * np.sqrt((nodes + 1) / 2)
-    coefficients = chebyshev.chebfit(nodes, special.erf(roots) / roots, _ERF_DEGREE)
+    values = special.erf(roots) / roots
+    coefficients = chebyshev.chebfit(nodes, values, _ERF_DEGREE)  # type: ignore[no-untyped-call]
     x = jnp.clip(x, -_ERF_BOUND, _ERF_BOUND)
     double = jnp.square(x * (2 / _ERF_BOUND)) - 2  # twice the Chebyshev polynomials' argument
     last, before = 0.0, 0.0

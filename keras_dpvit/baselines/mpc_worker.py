@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dpvit._types import Array
 from keras_dpvit.baselines import child_processes, mpc_runtime
 from keras_dpvit.errors import InputError
 
@@ -16,7 +17,7 @@ IMAGES, ANSWER, ERROR = "images.npy", "answer.npz", "error.txt"
 _PLAIN_BATCH = 250
 
 
-def infer(settings: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
+def infer(settings: dict[str, Any], images: Array) -> dict[str, Any]:
     """Outputs of the private and of the plain model, time and bytes, as arrays by name."""
     mpc_runtime.libspu()  # before Keras, which would miss JAX in its own words
     import keras
@@ -40,7 +41,7 @@ def infer(settings: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
         return found | _run(mpc_client.PrivateModel(parties), images)
 
 
-def _run(private: Any, images: np.ndarray) -> dict[str, Any]:
+def _run(private: Any, images: Array) -> dict[str, Any]:
     outputs = private.predict(images)
     about = private.about
     return {

@@ -1,11 +1,12 @@
 """The trainings that a variable's value comes from, whoever holds the variable."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import keras
@@ -70,6 +71,30 @@ class _Known:
 _SEEN: dict[bytes, Ledger] = {}
 # Values that fresh networks start from, the same in all of them (identities, fixed tables).
 _INITIAL: set[bytes] = set()
+
+
+@dataclasses.dataclass
+class Registry:
+    """The values that were seen on one machine."""
+
+    seen: dict[bytes, Ledger] = dataclasses.field(default_factory=dict)
+    initial: set[bytes] = dataclasses.field(default_factory=set)
+
+
+@contextlib.contextmanager
+def on_another_machine(registry: Registry) -> Iterator[None]:
+    """Within the context, values are looked up and remembered in a registry alone.
+
+    A simulation of several machines in one process is kept from knowing on one what happened on
+    another, as it would not where they are several.
+    """
+    global _SEEN, _INITIAL
+    before = _SEEN, _INITIAL
+    _SEEN, _INITIAL = registry.seen, registry.initial
+    try:
+        yield
+    finally:
+        _SEEN, _INITIAL = before
 
 
 def observe(model: Any) -> None:

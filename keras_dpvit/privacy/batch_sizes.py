@@ -11,6 +11,12 @@ def num_steps(num_examples: int, batch_size: int, epochs: float) -> int:
     return math.ceil(epochs * num_examples / batch_size)
 
 
+def rounded_down(num_records: int) -> int:
+    """A number of records rounded down to two digits, at least 1, to be taken as public."""
+    unit: int = 10 ** max(0, len(str(num_records)) - 2)
+    return max(1, num_records // unit * unit)
+
+
 def microbatch_size_of(batch_size: int, num_microbatches: int) -> int:
     """Expected records in each of equal microbatches.
 

@@ -14,6 +14,7 @@ from keras_dpvit import _validate
 from keras_dpvit.errors import InputError
 from keras_dpvit.privacy import accounting
 from keras_dpvit.privacy.ledger_entries import (
+    UNITS,
     Cost,
     Entry,
     LedgerEntry,
@@ -222,6 +223,7 @@ def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
     Guarantee: of shared records, every release counts once. Entries that are equal with a release
     id and all, as those of members that started from one trained model are, record one release,
     which costs nothing when it is told again; whatever differs in anything, or has no id, counts.
+    One of the ledgers may be over disjoint parts: what the others released counts for each part.
 
     Args:
         ledgers: one for each model.
@@ -229,21 +231,29 @@ def compose(ledgers: list[Ledger], members_data: str) -> Ledger:
             if each record was given to one model by a rule that looks at no other record.
 
     Raises:
-        InputError: on another `members_data`, or "shared" over parallel ledgers.
+        InputError: on another `members_data`, or "shared" over several parallel ledgers.
     """
     if members_data == "disjoint":
         return ParallelLedger(tuple(ledgers))
     if members_data != "shared":
         raise InputError(f"members_data must be shared or disjoint, got {members_data!r}.")
     entries: list[Entry] = []
+    over_parts: list[ParallelLedger] = []
     for ledger in ledgers:
-        if isinstance(ledger, ParallelLedger):
-            raise InputError(
-                "members_data=shared needs members trained one by one: a member that is itself "
-                "a fusion over disjoint parts has no single sequence of releases."
-            )
-        entries.extend(ledger.entries)
-    return PrivacyLedger(_distinct(entries))
+        if isinstance(ledger, PrivacyLedger):
+            entries.extend(ledger.entries)
+        elif ledger not in over_parts:
+            over_parts.append(ledger)
+    together = PrivacyLedger(_distinct(entries))
+    if not over_parts:
+        return together
+    if len(over_parts) > 1:
+        raise InputError(
+            "members_data=shared needs members trained one by one: several members that are "
+            "fusions over disjoint parts have no single sequence of releases."
+        )
+    parts = over_parts[0].parts
+    return ParallelLedger(tuple(compose([part, together], "shared") for part in parts))
 
 
 def _distinct(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -264,6 +274,16 @@ def adjacency(ledger: Ledger) -> str:
     """
     fixed = any(entry.sampling == "fixed_size" for entry in ledger.all_entries())
     return accounting.BLANK_ADJACENCY if fixed else accounting.ADJACENCY
+
+
+def units(ledger: Ledger) -> tuple[str, ...]:
+    """The units that a ledger's trainings protect, in the order of `ledger_entries.UNITS`.
+
+    Where both are on record, epsilon is of a person who is one client, with all its records, of
+    the trainings that count clients, and one record of the others: both costs compose.
+    """
+    found = {entry.unit for entry in ledger.all_entries() if entry.steps}
+    return tuple(unit for unit in UNITS if unit in found) or ("record",)
 
 
 def epsilon_curve(

@@ -21,6 +21,7 @@ _SELECTION = "selection"
 
 
 SAMPLINGS = ("poisson", "fixed_size")
+UNITS = ("record", "client")
 
 # Of an entry's details, those that are reckoned with, where they are given.
 _DETAIL_CHECKS: dict[str, Any] = {
@@ -33,6 +34,11 @@ _DETAIL_CHECKS: dict[str, Any] = {
 def _sampling(**argument: Any) -> str:
     ((_, value),) = argument.items()
     return _validate.one_of(SAMPLINGS, **{"A ledger entry's sampling": value})
+
+
+def _unit(**argument: Any) -> str:
+    ((_, value),) = argument.items()
+    return _validate.one_of(UNITS, **{"A ledger entry's unit": value})
 
 
 def _details(**argument: Any) -> Mapping[str, Any]:
@@ -75,6 +81,8 @@ class LedgerEntry:
         not_covered: what the run did with private data that epsilon does not count.
         invalidated_by: what happened to the model that its guarantee does not survive: the first
             line of the statement names it.
+        unit: str, what the releases protect, one of `UNITS`: "record", or "client", which is one
+            member of a federation with all its records.
         release_id: str, drawn from the operating system's entropy by the training that made the
             releases; "" where nobody knows. Two entries that are equal, id and all, are one and
             the same release.
@@ -93,6 +101,7 @@ class LedgerEntry:
     not_covered: tuple[str, ...] = ()
     release_id: str = ""
     invalidated_by: tuple[str, ...] = ()
+    unit: str = "record"
 
     def __post_init__(self) -> None:
         _validate.keep(
@@ -107,6 +116,7 @@ class LedgerEntry:
             not_covered=_lines,
             release_id=_text,
             invalidated_by=_lines,
+            unit=_unit,
         )
         if self.sampling == "fixed_size" and not min(self.steps, 1) <= self.passes <= self.steps:
             raise InputError(
@@ -148,13 +158,16 @@ class LedgerEntry:
         return (self,)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {
+        """JSON-able form; without a unit it is a record, as in files from before there were two."""
+        found = {
             **dataclasses.asdict(self),
             "details": dict(self.details),
             "not_covered": [*self.not_covered],
             "invalidated_by": [*self.invalidated_by],
         }
+        if self.unit == "record":
+            del found["unit"]
+        return found
 
 
 def mean_entry(

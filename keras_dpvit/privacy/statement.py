@@ -14,6 +14,7 @@ from keras_dpvit.privacy.ledger import (
     adjacency,
     epsilon_curves,
     selections,
+    units,
 )
 from keras_dpvit.privacy.ledger_entries import LedgerEntry, SelectionEntry
 from keras_dpvit.privacy.private_selection import TrialCount
@@ -26,13 +27,26 @@ _TUNING_REST = (
 
 _INVALID = "Not covered by the epsilon below: "
 
+# The unit as the first line names it, and as its adjacency is told, by the ledger's `units`.
+_LEVELS = {
+    ("record",): ("Example-level", ""),
+    ("client",): ("Client-level", " of one client with all its records"),
+    ("record", "client"): (
+        "Mixed-level",
+        " of one person, who is one client with all its records where clients are counted, and "
+        "one example where examples are",
+    ),
+}
+_SEVERAL_RECORDS = "Several records about one person: the guarantee is for one record."
+_SEVERAL_CLIENTS = "Several clients of one person: the guarantee is for one client."
+
 # True of every training here, whatever the run did.
 STANDING_LIMITS = (
     "Held-out images used for validation or testing, and every figure computed from them.",
     _TUNING_LIMIT,
     "Attacks on the rounding of floating-point noise; the generators (Philox) are not "
     "cryptographic.",
-    "Several records about one person: the guarantee is for one record.",
+    _SEVERAL_RECORDS,
 )
 
 
@@ -75,7 +89,7 @@ def headline(ledger: Ledger, delta: float) -> str:
         costs = "Epsilon is infinite: nothing is protected."
     else:
         each = ", ".join(f"{format_epsilon(v)} by {name.upper()}" for name, v in found.items())
-        costs = f"Epsilon {each} at delta {delta:g}, {adjacency(ledger)} adjacency."
+        costs = f"Epsilon {each} at delta {delta:g}, {_adjacency(ledger)}."
     invalid = invalidations(ledger)
     words = [_INVALID + " ".join(invalid)] if invalid else []
     words += [costs, _large_delta(ledger, delta)]
@@ -94,6 +108,9 @@ def uncovered(ledger: Ledger) -> list[str]:
     lines = [line for entry in ledger.all_entries() for line in entry.not_covered]
     chosen = bool(selections(ledger))
     standing = [_TUNING_REST if chosen and x == _TUNING_LIMIT else x for x in STANDING_LIMITS]
+    if "client" in units(ledger):
+        alone = units(ledger) == ("client",)
+        standing[-1:] = [*([] if alone else [_SEVERAL_RECORDS]), _SEVERAL_CLIENTS]
     return list(dict.fromkeys([*lines, *standing]))
 
 
@@ -123,8 +140,8 @@ def _heading(ledger: Ledger, delta: float) -> str:
     if "pld" not in accountants(ledger):
         rows += "\n    epsilon by PLD: not available, it cannot count a choice among runs"
     lines = (
-        f"Example-level differential privacy, {adjacency(ledger)} adjacency, delta {delta:g}, "
-        f"by {accounting.accountant_version()}:"
+        f"{_LEVELS[units(ledger)][0]} differential privacy, {_adjacency(ledger)}, delta "
+        f"{delta:g}, by {accounting.accountant_version()}:"
     )
     head = textwrap.fill(lines, 80) + rows
     large = _large_delta(ledger, delta)
@@ -145,6 +162,10 @@ def _heading(ledger: Ledger, delta: float) -> str:
     return head
 
 
+def _adjacency(ledger: Ledger) -> str:
+    return f"{adjacency(ledger)} adjacency{_LEVELS[units(ledger)][1]}"
+
+
 def _large_delta(ledger: Ledger, delta: float) -> str:
     """A warning if delta is so large that a record may be published whole; else empty."""
     counts = [
@@ -152,8 +173,9 @@ def _large_delta(ledger: Ledger, delta: float) -> str:
     ]
     if not counts or delta * max(counts) < 1:
         return ""
+    counted = "clients" if units(ledger) == ("client",) else "examples"
     return (
-        f"Delta {delta:g} is not below 1 over the number of examples ({max(counts)}): a mechanism "
+        f"Delta {delta:g} is not below 1 over the number of {counted} ({max(counts)}): a mechanism "
         "that publishes one record as it is may have it. State epsilon at a smaller delta."
     )
 
@@ -166,6 +188,8 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
         return which + _mean(entry)
     if entry.details.get("release") == "head":
         return which + _head(entry)
+    if entry.unit == "client":
+        return which + _federated(entry)
     text = f"{which}DP-SGD, {entry.steps} steps, {_sampling(entry)}, "
     if not entry.certified:
         return text + _as_published(entry)
@@ -190,6 +214,31 @@ def _training(number: int, entry: LedgerEntry, total: int) -> str:
                 "which doubles the sensitivity; the noise multiplier above is net of that."
             )
     return text + _seed(entry)
+
+
+def _federated(entry: LedgerEntry) -> str:
+    """A training whose every step sums clipped updates of clients."""
+    text = (
+        f"DP-FedAvg, {entry.steps} rounds, each client in each round with probability "
+        f"{entry.sampling_probability:.6g} independently (Poisson sampling by this package), noise "
+        f"multiplier {entry.noise_multiplier:.6g} for all that a round releases."
+    )
+    d = entry.details
+    if d:
+        text += (
+            f" Clipping of updates: {d['clipping']['name']}. Sensitivity: "
+            f"{d['sensitivity']['name']}; noise multiplier of updates "
+            f"{d['gradient_noise_multiplier']:.6g}"
+        )
+        if d["count_noise_stddev"]:
+            text += f", noise of {d['count_noise_stddev']:.6g} on the count that moves it"
+        text += (
+            f". Planned for {d['num_examples']} clients, of whom {d['batch_size']} are expected "
+            "in a round."
+        )
+        if d["seed_fixed"]:
+            text += " The noise came from a fixed seed: privacy rests on its secrecy."
+    return text
 
 
 def _mean(entry: LedgerEntry) -> str:
@@ -280,6 +329,7 @@ def to_dict(ledger: Ledger, delta: float) -> dict[str, Any]:
         "epsilon_curves": [[list(p) for p in curve] for curve in epsilon_curves(ledger, delta)],
         "delta": delta,
         "adjacency": adjacency(ledger),
+        "unit": " and ".join(units(ledger)),
         "accountant": accounting.accountant_version(),
         "ledger": ledger.to_dict(),
         "invalidated_by": invalidations(ledger),

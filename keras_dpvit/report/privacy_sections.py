@@ -25,6 +25,8 @@ def epsilon_section(privacy: dict[str, Any]) -> Markup:
         rows.append(["together", *_epsilon_cells(privacy["epsilon"])])
     head = ["", *(name.upper() for name in ACCOUNTANTS)]
     words = f"Epsilon at delta {privacy['delta']:g}, {privacy['adjacency']} adjacency"
+    if privacy["unit"] != "record":
+        words += f", unit: {privacy['unit']}"
     return section(
         "epsilon",
         "Epsilon over the steps",

@@ -11,7 +11,7 @@ import numpy as np
 from keras_dpvit import _quiet
 from keras_dpvit._types import Array
 from keras_dpvit.datasets import ImageData
-from keras_dpvit.privacy import statement
+from keras_dpvit.privacy import batch_sizes, statement
 from keras_dpvit.privacy.accounting import auto_delta
 from keras_dpvit.privacy.clipping import clipping_from_dict
 from keras_dpvit.privacy.head_plan import HeadPlan
@@ -53,8 +53,7 @@ def public_number(num_records: int, settings: RunSettings) -> int:
     """
     if settings.num_examples is not None:
         return int(settings.num_examples)
-    unit: int = 10 ** max(0, len(str(num_records)) - 2)
-    return max(1, num_records // unit * unit)
+    return batch_sizes.rounded_down(num_records)
 
 
 def disclosures(data: ImageData, settings: RunSettings) -> list[str]:

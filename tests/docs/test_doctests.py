@@ -33,6 +33,10 @@ def failures(text, name):
     [
         *public_names(),
         ("auditing.neighbouring_records", "neighbours"),
+        ("baselines.federated.partition", "split"),
+        ("baselines.federated.plans", "RecordPrivacy"),
+        ("baselines.federated.plans", "client_plan"),
+        ("baselines.federated.training", "train"),
         ("baselines.mpc", "private_inference"),
         ("datasets.array_records", "ArrayRecords"),
         ("datasets.array_records", "to_array_record"),

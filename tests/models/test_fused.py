@@ -156,8 +156,10 @@ def test_fusions_of_disjoint_parts_do_not_compose_by_the_sum(trained_members):
     from keras_dpvit.privacy.ledger import compose
 
     parallel = kd.FusedClassifier(trained_members, members_data="disjoint").privacy_ledger
+    other = compose([PrivacyLedger(), *parallel.parts], "disjoint")
     with pytest.raises(InputError, match="members_data=shared needs members trained one by one"):
-        compose([parallel, PrivacyLedger()], "shared")
+        compose([parallel, other], "shared")
+    assert compose([parallel, PrivacyLedger()], "shared") == parallel
 
 
 @pytest.mark.parametrize("members_data", ["shared", "disjoint"])

@@ -278,3 +278,21 @@ def test_values_that_all_fresh_networks_start_from_carry_no_cost():
     second = kd.DPViTClassifier.from_preset("dpvit_tiny_8", num_classes=10)
     assert first.privacy_ledger.all_entries() == spent
     assert not second.privacy_ledger.all_entries()
+
+
+def test_what_one_machine_has_seen_another_does_not_know():
+    weights = [np.ones((4, 3), "float32") * np.arange(3), np.zeros(3, "float32")]
+
+    def copied():
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model = kd.make_private(network)
+        model.set_weights(weights)
+        return model
+
+    registry = provenance.Registry()
+    with provenance.on_another_machine(registry):
+        trained = copied()
+        trained.start_from(kd.PrivacyLedger(kd.PrivacyPlan(60, 20, 1, 1e-3, 1.0).entries(3)))
+        there = copied().privacy_ledger
+    assert sum(entry.steps for entry in there.all_entries()) == 3
+    assert sum(entry.steps for entry in copied().privacy_ledger.all_entries()) == 0

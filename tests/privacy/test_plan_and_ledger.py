@@ -228,8 +228,14 @@ def test_shared_members_compose_and_disjoint_ones_cost_the_larger():
     assert shared.epsilon(1e-5) > disjoint.epsilon(1e-5)
     with pytest.raises(InputError, match="shared or disjoint"):
         ledger.compose([one, other], "both")
+    # A record of each part was in the shared training too.
+    both = ledger.compose([one, disjoint, disjoint], "shared")
+    assert both.epsilon(1e-5) == max(
+        ledger.compose([part, one], "shared").epsilon(1e-5) for part in disjoint.parts
+    )
+    assert both.epsilon(1e-5) > disjoint.epsilon(1e-5)
     with pytest.raises(InputError, match="one by one"):
-        ledger.compose([one, disjoint], "shared")
+        ledger.compose([disjoint, ledger.compose([other, other], "disjoint")], "shared")
 
 
 def test_ledgers_survive_json():

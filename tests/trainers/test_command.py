@@ -43,8 +43,11 @@ def test_the_installed_command_lists_the_programs(environment, tmp_path):
 def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
-    names = "attack attention audit check describe edge encrypt evaluate export mpc plan predict"
-    others = ["pretrain", "report", "reproduce", "train", "verify", "web"]
+    names = (
+        "attack attention audit check describe edge encrypt evaluate export federated mpc plan "
+        "predict pretrain"
+    )
+    others = ["report", "reproduce", "train", "verify", "web"]
     assert trainers.main.programs() == [*names.split(), *others]
     for module in (audit, plan, train):
         name = module.__name__.removeprefix("trainers.")
