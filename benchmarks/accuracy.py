@@ -40,7 +40,7 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer("draws", 1, "Trainings of each kind.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "JSON file of results.", flag_values=FLAGS)
 
-_VALIDATION = 10_000
+VALIDATION = 10_000
 _BLOCKS: dict[str, list[str] | None] = {
     "all": None,
     "no_transformer": ["features"],
@@ -48,13 +48,17 @@ _BLOCKS: dict[str, list[str] | None] = {
 }
 
 
-def _data() -> tuple[Any, Any]:
-    """(images, labels) to train on, and to score."""
-    data = datasets.load("fashion_mnist")
-    if FLAGS.part == "test":
-        return (data.x_train, data.y_train), (data.x_test, data.y_test)
-    x, y = data.x_train, data.y_train
-    return (x[:-_VALIDATION], y[:-_VALIDATION]), (x[-_VALIDATION:], y[-_VALIDATION:])
+def data(part: str) -> tuple[Any, Any]:
+    """(images, labels) to train on, and to score.
+
+    Args:
+        part: "validation", the last of the training images, or "test".
+    """
+    loaded = datasets.load("fashion_mnist")
+    x, y = loaded.x_train, loaded.y_train
+    if part == "test":
+        return (x, y), (loaded.x_test, loaded.y_test)
+    return (x[:-VALIDATION], y[:-VALIDATION]), (x[-VALIDATION:], y[-VALIDATION:])
 
 
 def _run(bench: Any, weights: str, variant: str, epsilon: float) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def main() -> None:
     found = json.loads(output.read_text()) if output.exists() else []
     from keras_dpvit.reproduction.trainings import Bench
 
-    to_train, to_score = _data()
+    to_train, to_score = data(FLAGS.part)
     for weights in FLAGS.weights:
         bench = Bench(to_train, to_score, num_classes=10)
         for variant in FLAGS.variants:

@@ -81,7 +81,7 @@ class Bench:
     ) -> None:
         self._to_train, self._to_score = to_train, to_score
         self._num_classes = num_classes
-        self._features: dict[tuple[str, str], tuple[dict[str, Array], dict[str, Array]]] = {}
+        self._features: dict[tuple[str, ...], tuple[dict[str, Array], dict[str, Array]]] = {}
 
     def run(self, training: Training) -> dict[str, Any]:
         """Trains and scores.
@@ -193,7 +193,7 @@ class Bench:
         from keras_dpvit.models.synthetic_weights import whitened_layers
         from keras_dpvit.training.frozen_features import whitened_inputs
 
-        place = (training.preset, str(training.settings.weights))
+        place = training.preset, str(training.settings.weights), repr(training.overrides)
         if place not in self._features:
             whole = dataclasses.replace(
                 training, settings=dataclasses.replace(training.settings, head_blocks=None)

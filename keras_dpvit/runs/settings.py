@@ -34,7 +34,7 @@ class RunSettings:
         momentum: float, of SGD.
         center_noise: float, the noise multiplier with which the means of a whitened head's
             features are released; None leaves them where made-up images put them; "auto" is
-            one or the other by the public number of records (`training.center_noise`).
+            one or the other by the public number of records (`heads.center_noise`).
         whitening_rank: int or None for the preset's own, see `DPViTClassifier`.
         head_blocks: list of str or None for all, see `DPViTClassifier`.
         clipping: "median_layer" or "flat".

@@ -305,14 +305,19 @@ def optimizer_of(plan: PrivacyPlan, settings: RunSettings) -> Any:
     """The private optimizer that the settings name."""
     import keras_dpvit as kd
 
-    rate = settings.learning_rate
+    rate = rate_of(plan, settings)
     if settings.optimizer == "adam":
-        default = _DEFAULT_LEARNING_RATES["adam"]
-        return kd.DPKerasAdamOptimizer(plan, learning_rate=default if rate is None else rate)
-    if rate is None and settings.weights is not None and settings.l2_norm_clip is not None:
-        per_record = _RATES_PER_RECORD_AND_EPSILON * min(settings.epsilon, _LARGEST_EPSILON)
-        total = per_record * plan.num_examples / settings.l2_norm_clip
-        rate = total * (1 - settings.momentum) / plan.steps
-    elif rate is None:
-        rate = _DEFAULT_LEARNING_RATES["sgd"]
+        return kd.DPKerasAdamOptimizer(plan, learning_rate=rate)
     return kd.DPKerasSGDOptimizer(plan, learning_rate=rate, momentum=settings.momentum)
+
+
+def rate_of(plan: PrivacyPlan, settings: RunSettings) -> float:
+    """The learning rate: the settings' own, or the default for what is trained."""
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    clip = settings.l2_norm_clip
+    if settings.optimizer == "sgd" and settings.weights is not None and clip is not None:
+        per_record = _RATES_PER_RECORD_AND_EPSILON * min(settings.epsilon, _LARGEST_EPSILON)
+        total = per_record * plan.num_examples / clip
+        return total * (1 - settings.momentum) / plan.steps
+    return _DEFAULT_LEARNING_RATES[settings.optimizer]
