@@ -93,8 +93,12 @@ class Bench:
             of the fused members.
         """
         begin = time.perf_counter()
-        members = self._heads(training) if training.on_features else [self._network(training)]
+        members = self.members(training)
         return {**self._result(training, members), "seconds": round(time.perf_counter() - begin, 1)}
+
+    def members(self, training: Training) -> list[tuple[Any, OutputsByEpoch]]:
+        """Trains: each member, and what it said of the images to score after every epoch."""
+        return self._heads(training) if training.on_features else [self._network(training)]
 
     def _result(self, training: Training, members: list[tuple[Any, OutputsByEpoch]]) -> Any:
         from keras_dpvit.models.description import describe
@@ -134,14 +138,14 @@ class Bench:
         import keras
 
         settings = training.settings
-        model = self._classifier(training)
-        blocks, scored = self._blocks(training, model)
+        model = self.classifier(training)
+        blocks, scored = self.blocks(training, model)
         labels = self._to_train[1][: training.examples]
         if not training.private:
             return [self._plain_head(model, blocks, scored, labels, settings)]
         members = []
         for plan in run_training.plans(len(labels), settings, len(blocks)):
-            model = self._classifier(training)
+            model = self.classifier(training)
             if isinstance(plan, HeadPlan):
                 heads.solved_on_blocks(model, blocks, labels, plan, settings)
                 outputs = OutputsByEpoch(_logits_of_head(model, scored))
@@ -175,7 +179,8 @@ class Bench:
         )
         return model, outputs
 
-    def _classifier(self, training: Training) -> Any:
+    def classifier(self, training: Training) -> Any:
+        """The network of a training as it is before it."""
         import keras_dpvit as kd
 
         return kd.DPViTClassifier.from_preset(
@@ -188,8 +193,13 @@ class Bench:
             **training.overrides,
         )
 
-    def _blocks(self, training: Training, model: Any) -> tuple[list[Array], list[Array]]:
-        """Inputs of the head's whitened layers, of images to train on and to score."""
+    def blocks(self, training: Training, model: Any) -> tuple[list[Array], list[Array]]:
+        """Inputs of the head's whitened layers, of images to train on and to score.
+
+        Args:
+            training: of a head over frozen features.
+            model: from `classifier`.
+        """
         from keras_dpvit.models.synthetic_weights import whitened_layers
         from keras_dpvit.training.frozen_features import whitened_inputs
 
@@ -198,7 +208,7 @@ class Bench:
             whole = dataclasses.replace(
                 training, settings=dataclasses.replace(training.settings, head_blocks=None)
             )
-            reads_all = self._classifier(whole)
+            reads_all = self.classifier(whole)
             names = [layer.name for layer in whitened_layers(reads_all)]
             print("Computing the features of all images once.", flush=True)
             train, score = (
@@ -215,7 +225,7 @@ class Bench:
     def _network(self, training: Training) -> tuple[Any, OutputsByEpoch]:
         import keras
 
-        settings, model = training.settings, self._classifier(training)
+        settings, model = training.settings, self.classifier(training)
         images, labels = (part[: training.examples] for part in self._to_train)
         images = _resized(images, model.input_shape[1:])
         scored = _resized(self._to_score[0], model.input_shape[1:])

@@ -340,7 +340,8 @@ def _finite(given: Array, kind: str, count: int) -> Array:
 def _with_row(rows: Array, row: int, value: Any) -> Array:
     """A copy with one row replaced."""
     found = rows.copy()
-    found[row] = value
+    with np.errstate(over="ignore"):  # too large for half precision is infinite: as hostile
+        found[row] = value
     return found
 
 

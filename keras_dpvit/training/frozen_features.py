@@ -82,7 +82,10 @@ def features_of(model: Any, blocks: list[Array], then: Then = None) -> Array:
 def _computed(function: Callable[..., list[Any]], sources: list[Any]) -> list[Array]:
     """The function's outputs over batches of rows of all sources."""
     count = len(sources[0])
-    compute = tf.function(function, reduce_retracing=True, autograph=False)
+    first = [tf.constant(source[:1]) for source in sources]
+    specs = [tf.TensorSpec((None, *rows.shape[1:]), rows.dtype) for rows in first]
+    # Concrete: TensorFlow would warn of a function that is traced anew by each caller.
+    compute = tf.function(function, autograph=False).get_concrete_function(*specs)
     results: list[Array] = []
     bar = keras.utils.Progbar(count) if sys.stdout.isatty() else None
     for start in range(0, max(count, 1), _BATCH):

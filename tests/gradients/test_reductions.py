@@ -2,11 +2,14 @@
 
 import hypothesis
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
 from keras_dpvit.gradients import reductions
 from keras_dpvit.gradients.ghost_norm import measured_tokens, token_sums
+
+pytestmark = pytest.mark.usefixtures("kernels_in_use")
 
 
 @hypothesis.given(
