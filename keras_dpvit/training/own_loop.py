@@ -28,6 +28,7 @@ from keras_dpvit.training.fit_arguments import warn_of_weak_promises
 from keras_dpvit.training.kept_training import KeptTraining
 from keras_dpvit.training.sources import ArraySource
 from keras_dpvit.training.step import CertifiedStep, PrivateGradients
+from keras_dpvit.training.strategies import refuse_strategies
 from keras_dpvit.training.trainer import PrivateTrainer
 
 _RECORDS_TRIED = 8
@@ -189,6 +190,7 @@ class PrivateStep:
             InputError: if the batch is of another step: its noise would be used twice.
         """
         trainer = self._trainer
+        refuse_strategies(self.model)
         if not isinstance(batch, PrivateBatch) or batch.step != trainer.state.steps_taken:
             raise InputError(
                 "batch must be the last one that batches() gave, and used once: the noise of a "
@@ -212,6 +214,7 @@ class PrivateStep:
         Raises:
             InputError: on any other gradients.
         """
+        refuse_strategies(self.model)
         if not isinstance(gradients, PrivateGradients):
             raise InputError("gradients must be those of PrivateStep.gradients, or made from them.")
         if not optimizer.built:

@@ -11,6 +11,7 @@ from keras_dpvit.models.private_model import PrivatelyTrainable
 from keras_dpvit.models.trainable import choose_trainable
 from keras_dpvit.training.example_independence import check_examples_independent
 from keras_dpvit.training.recipe import once_for_each_recipe
+from keras_dpvit.training.strategies import refuse_strategies
 
 # Methods by which a model trains in its own way.
 _OWN_TRAINING = ("train_step", "compute_loss", "compute_metrics", "make_train_function", "fit")
@@ -148,6 +149,7 @@ def _check_network(model: Any) -> None:
         raise InputError(f"model is private already: {type(model).__name__}.")
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(f"model must be a built Keras model, got {model!r}.")
+    refuse_strategies(model)
     for name in _OWN_TRAINING:
         owner = next(kind for kind in type(model).__mro__ if name in vars(kind))
         if not f"{owner.__module__}.".startswith(_KERAS):

@@ -39,6 +39,7 @@ from keras_dpvit.training.sources import source_for
 from keras_dpvit.training.state import TrainingKeys, TrainingState
 from keras_dpvit.training.steering import Steering, same_records
 from keras_dpvit.training.step import CertifiedStep
+from keras_dpvit.training.strategies import refuse_strategies
 from keras_dpvit.training.trial import try_training, what_is_tried
 from keras_dpvit.training.validation_split import split_off
 
@@ -71,6 +72,7 @@ class PrivateTrainer:
         jit_compile: Any,
         loss_weights: Any = None,
     ) -> None:
+        refuse_strategies(model)
         self.model = model
         self.optimizer = optimizer
         self.plan = plan
@@ -152,6 +154,7 @@ class PrivateTrainer:
         **arguments: Any,
     ) -> Any:
         """Runs Keras' `fit` over samples of `x` and `y`, no further than the plan goes."""
+        refuse_strategies(self.model)
         fit_arguments.check_fit_arguments(self.plan, arguments)
         fit_arguments.warn_of_weak_promises(self.plan)
         if not exceed_target:
