@@ -1,3 +1,11 @@
-from .neighbouring_records import Neighbours as Neighbours
-from .neighbouring_records import adversarial_records as adversarial_records
-from .neighbouring_records import neighbours as neighbours
+from .membership import lira as lira
+from .membership import loss_threshold as loss_threshold
+from .membership import membership_scores as membership_scores
+from .membership import rmia as rmia
+from .membership_rates import AttackResult as AttackResult
+from .membership_rates import RateAt as RateAt
+from .membership_rates import attack_result as attack_result
+from .membership_rates import largest_auc as largest_auc
+from .membership_rates import most_true_positives as most_true_positives
+from .membership_training import MembershipResult as MembershipResult
+from .membership_training import attack_training as attack_training
