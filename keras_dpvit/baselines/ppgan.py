@@ -128,7 +128,7 @@ def discriminator_losses(labels: Any, scores: Any) -> Any:
         labels: int `(n,)`.
         scores: float `(n, classes)`, of the discriminator.
     """
-    labels = tf.reshape(labels, (-1,))
+    labels = tf.cast(tf.reshape(labels, (-1,)), tf.int32)  # Keras hands losses floats
     return tf.nn.relu(1.0 - networks.scores_of(tf.cast(scores, tf.float32), labels))
 
 
