@@ -194,7 +194,7 @@ class PPGAN:
         averaged = networks.generator_network(image_shape, num_classes)
         for ours, its in zip(averaged.variables, self._network.variables, strict=True):
             ours.assign(its.value)
-        # It carries the ledger. No gradient of a record enters it, so it may normalize over batches.
+        # It carries the ledger. No gradient of a record enters it: it may mix rows.
         self.generator = DPModel(averaged)
         self._make_optimizers()
         s = self.settings
@@ -349,11 +349,11 @@ class PPGAN:
 
     def _learn(self, gradients: list[Any]) -> None:
         self._generator_optimizer.apply(gradients, self._network.trainable_variables)
-        kept = self.settings.average
-        for ours, its in zip(self.generator.network.variables, self._network.variables, strict=True):
+        kept, averaged = self.settings.average, self.generator.network.variables
+        for ours, its in zip(averaged, self._network.variables, strict=True):
             ours.assign(kept * ours.value + (1 - kept) * its.value)
 
-    def sample(self, labels: Any, seed: int | None = None) -> np.ndarray:
+    def sample(self, labels: Any, seed: int | None = None) -> Array:
         """Makes images by the averaged generator, at no cost.
 
         Args:

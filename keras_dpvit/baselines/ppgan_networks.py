@@ -1,4 +1,4 @@
-"""The parts of a private GAN: fixed features of an image, a generator, and a linear discriminator."""
+"""The parts of a private GAN: fixed features, a generator, and a linear discriminator."""
 
 import math
 from typing import Any
@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_dpvit._types import Array
 from keras_dpvit.models.classifier import DPViTClassifier
 
 _LATENT = 32
@@ -77,7 +78,7 @@ class WitnessFeatures:
         cosines = tf.cos(angles) * math.sqrt(2 / self._shifts.shape[0])
         return tf.concat([vectors, cosines], axis=1) * half
 
-    def of(self, images: Any, batch_size: int = 500) -> np.ndarray:
+    def of(self, images: Any, batch_size: int = 500) -> Array:
         """Features of many images in half precision, float16 `(n, width)`."""
         compute = tf.function(self, reduce_retracing=True, autograph=False)
         found = np.empty((len(images), self.width), "float16")

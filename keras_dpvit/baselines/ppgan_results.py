@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ _PER_CLASS = 10
 _NEAR = 0.01
 
 
-def balanced_labels(number: int, num_classes: int) -> np.ndarray:
+def balanced_labels(number: int, num_classes: int) -> Array:
     """int64 `(number,)`, class numbers in turn: no class of the real images is counted."""
     return np.arange(_validate.positive_int(number=number)) % num_classes
 
@@ -45,7 +44,7 @@ def write_images(gan: Any, number: int, directory: str | os.PathLike[str]) -> Ar
     """
     labels = balanced_labels(number, gan.num_classes)
 
-    def records() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def records() -> Iterator[tuple[Array, Array]]:
         yield gan.sample(labels), labels
 
     return to_array_record(records(), directory, batched=True)
@@ -119,8 +118,8 @@ class NeighbourCheck:
         held_out: float64 `(m,)`, of real images that were not trained on, sorted.
     """
 
-    generated: np.ndarray
-    held_out: np.ndarray
+    generated: Array
+    held_out: Array
 
     @property
     def copies(self) -> int:
@@ -164,7 +163,7 @@ def neighbour_check(generated: Array, held_out: Array, training: Array) -> Neigh
     )
 
 
-def _nearest(images: Array, training: Array, chunk: int = 5000) -> np.ndarray:
+def _nearest(images: Array, training: Array, chunk: int = 5000) -> Array:
     """The L2 distance from each image to the nearest of others, float64 `(n,)`."""
     # Whole numbers in float64: a copy is at distance 0 exactly.
     rows = np.reshape(images, (len(images), -1)).astype("float64")
@@ -173,12 +172,11 @@ def _nearest(images: Array, training: Array, chunk: int = 5000) -> np.ndarray:
         others = training[start : start + chunk].reshape(-1, rows.shape[1]).astype("float64")
         squares = lengths[:, None] - 2 * rows @ others.T + np.square(others).sum(axis=1)
         least = np.minimum(least, squares.min(axis=1))
-    return np.sqrt(least) / 255.0
+    distances: Array = np.sqrt(least) / 255.0
+    return distances
 
 
 def accuracy(model: Any, images: Array, labels: Array) -> float:
     """The share of images whose best class is right."""
     logits = model.predict(images, batch_size=500, verbose=0)
     return float((logits.argmax(axis=1) == labels).mean())
-
-

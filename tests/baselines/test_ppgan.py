@@ -135,14 +135,14 @@ def test_epsilon_is_dp_accountings():
     assert PLDAccountant().compose(event).get_epsilon(1e-3) < by_hand
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The end of a process."""
 
 
 def cut_off_after(steps):
     def progress(done, total):
         if done == steps:
-            raise Crash
+            raise CrashError
 
     return progress
 
@@ -150,7 +150,7 @@ def cut_off_after(steps):
 def test_a_training_goes_on_to_the_same_end(digits, tmp_path):
     whole = made(a_plan())
     whole.train(*digits)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         made(a_plan()).train(
             *digits, checkpoint_dir=tmp_path, checkpoint_steps=2, progress=cut_off_after(6)
         )
@@ -168,7 +168,7 @@ def test_a_training_goes_on_to_the_same_end(digits, tmp_path):
 
 def test_steps_that_a_crash_lost_are_spent_and_the_ledger_travels(digits, tmp_path):
     plan = a_plan(seed=None)
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         made(plan).train(
             *digits,
             checkpoint_dir=tmp_path / "kept",
