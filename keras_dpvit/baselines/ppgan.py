@@ -228,7 +228,7 @@ class PPGAN:
 
     @property
     def ledger(self) -> Ledger:
-        """What the discriminator, and so all that follows from it, has cost."""
+        """The cost of the discriminator, and so of all that is computed from it."""
         return self.step.ledger
 
     def train(
@@ -245,9 +245,9 @@ class PPGAN:
         Args:
             images: `(n, height, width, channels)`, pixels 0..255.
             labels: int `(n,)`, class numbers.
-            checkpoint_dir: a directory in which the training is kept; one that is kept there goes
-                on. Under a seed it ends as if it had not been cut off, otherwise steps of the
-                discriminator that were lost count as spent.
+            checkpoint_dir: a directory in which the training is kept; one that is there already is
+                resumed. Under a seed it ends as if it had not been cut off, otherwise steps of
+                the discriminator that were lost count as spent.
             checkpoint_steps: int, steps of the generator between checkpoints.
             progress: called after each step of the generator with the number of steps of the
                 discriminator so far, and in all.
