@@ -140,13 +140,18 @@ def check_numbers(flag_values: flags.FlagValues, **demands: Callable[..., object
             demand(**{name: flag_values[name].value})
 
 
-def output_dir(flag_values: flags.FlagValues) -> pathlib.Path:
+def output_dir(flag_values: flags.FlagValues, default: str | None = None) -> pathlib.Path:
     """Checks the directory for versions before any time is spent; makes nothing.
+
+    Args:
+        flag_values: the program's flags.
+        default: where versions are if --output_dir does not say; None for savedmodels/DATASET.
 
     Raises:
         InputError: if it is a file, lies below one, or may not be written.
     """
-    base = pathlib.Path(flag_values.output_dir or f"savedmodels/{flag_values.dataset}")
+    default = default or f"savedmodels/{flag_values.dataset}"
+    base = pathlib.Path(flag_values.output_dir or default)
     if not _files.can_be_made(base / "1"):
         raise InputError(f"output_dir must be a directory that can be written, got {str(base)!r}.")
     return base

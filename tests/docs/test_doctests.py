@@ -46,6 +46,8 @@ def failures(text, name):
         ("baselines.federated.plans", "client_plan"),
         ("baselines.federated.training", "train"),
         ("baselines.mpc", "private_inference"),
+        ("baselines.ppgan", "PPGAN"),
+        ("baselines.ppgan", "gan_plan"),
         ("datasets.array_records", "ArrayRecords"),
         ("datasets.array_records", "to_array_record"),
         ("gradients.clipped_sum", "clipped_sum"),
