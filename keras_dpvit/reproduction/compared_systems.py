@@ -18,6 +18,7 @@ from keras_dpvit.reproduction.trainings import Bench, Training
 from keras_dpvit.runs.settings import RunSettings
 
 _BATCH = 500  # images classified at a time
+_ATTACKED = 5000  # records of each kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Scale:
             are the settings of its training.
         clients: int, of "fedavg", which take `rounds` rounds of `local_steps` steps.
         mpc_images: int, the first test images, which are classified on secret shares.
-        ppgan: arguments of `baselines.ppgan.train`.
+        ppgan_steps: int, of the generator; `ppgan_images` images are made up in the end.
     """
 
     name: str
@@ -48,7 +49,8 @@ class Scale:
     rounds: int
     local_steps: int
     mpc_images: int
-    ppgan: dict[str, Any]
+    ppgan_steps: int
+    ppgan_images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Outcome:
         model: a network whose layers are counted.
         steps: those after which `accuracies` on the test images were taken.
         accuracies: of the same times.
-        ledger: what the training cost; None if the cost is `epsilon` by construction.
+        ledger: what the training cost.
         predict: gives probabilities `(images, classes)` of images.
         trained_parameters: int, numbers that were learned from private images.
         training_bytes: int, what leaves the images' owners while training.
@@ -249,6 +251,64 @@ def _mpc(scale: Scale, images: Images, bench: Bench, epsilon: float, seed: int) 
     )
 
 
+def _ppgan(scale: Scale, images: Images, bench: Bench, epsilon: float, seed: int) -> Outcome:
+    """A private GAN, and a classifier that has seen its images alone."""
+    from keras_dpvit.baselines import ppgan, ppgan_results
+
+    (x, y), delta = images.train, scale.recipe.delta or 1e-5
+    plan = ppgan.gan_plan(
+        epsilon=epsilon,
+        delta=delta,
+        num_examples=len(y),
+        steps=scale.ppgan_steps,
+        accountant=scale.recipe.accountant,
+    )
+    gan = ppgan.PPGAN(scale.image_shape, images.num_classes, plan)
+    gan.train(x, y)
+    with tempfile.TemporaryDirectory() as folder:
+        made = ppgan_results.write_images(gan, scale.ppgan_images, pathlib.Path(folder) / "images")
+        model = ppgan_results.trained_classifier(made, gan)
+    score = ppgan_results.accuracy(model, *images.test)
+    learned = (*gan.discriminator.trainable_variables, *gan.generator.variables)
+    return Outcome(
+        model=model,
+        steps=[plan.steps],
+        accuracies=[score],
+        ledger=model.privacy_ledger,
+        predict=_probabilities(model),
+        trained_parameters=sum(int(np.prod(v.shape)) for v in learned),
+        training_bytes=_size(x),
+        answer_bytes=_size(images.test[0][:1]),
+        notes={"generated_images": scale.ppgan_images},
+    )
+
+
+def membership(outcome: Outcome, images: Images) -> dict[str, Any]:
+    """The success of the loss threshold against a system, with intervals.
+
+    The attack asks the finished model about images that were trained on and test images.
+    Stronger attacks train reference models: `trainers.membership`.
+    """
+    from keras_dpvit.auditing.membership import loss_threshold
+    from keras_dpvit.auditing.membership_rates import attack_result
+
+    count = min(_ATTACKED, len(images.train[1]), len(images.test[1]))
+    confidences = []
+    for pictures, labels in (images.train, images.test):
+        said = outcome.predict(pictures[:count])
+        confidences.append(said[np.arange(count), labels[:count]])
+    scores = loss_threshold(np.clip(np.concatenate(confidences), 0.0, 1.0))
+    found = attack_result(scores, np.arange(2 * count) < count, (0.01,))
+    return {
+        "attack": "loss threshold",
+        "records": 2 * count,
+        "auc": found.auc,
+        "auc_interval": found.auc_interval,
+        "tpr_at_1_percent": found.rates[0].true_positive_rate,
+        "tpr_interval": found.rates[0].interval(),
+    }
+
+
 SYSTEMS: dict[str, System] = {
     "dpvit": System(
         "DP-ViT, one model",
@@ -265,6 +325,12 @@ SYSTEMS: dict[str, System] = {
         "each training image, from the server, other clients and all who see the model; images "
         "stay with their client",
         _fedavg,
+    ),
+    "ppgan": System(
+        "PP-GAN, a classifier of made-up images",
+        "each training image with its label, from all who see the made-up images or what is "
+        "trained on them; the trainer sees the images",
+        _ppgan,
     ),
     "mpc": System(
         "MPC, three parties on secret shares",
@@ -330,5 +396,6 @@ def run(
         "training_bytes": outcome.training_bytes,
         "answer_bytes": outcome.answer_bytes,
         "answer_seconds": outcome.answer_seconds,
+        "membership": membership(outcome, images),
         **outcome.notes,
     }

@@ -37,7 +37,8 @@ def scale_named(name: str, preset: str, recipe: RunSettings) -> Scale:
             rounds=5,
             local_steps=4,
             mpc_images=20,
-            ppgan={"steps": 40, "images": 500, "classifier_epochs": 5},
+            ppgan_steps=20,
+            ppgan_images=500,
         )
     return Scale(
         name=name,
@@ -51,7 +52,8 @@ def scale_named(name: str, preset: str, recipe: RunSettings) -> Scale:
         rounds=20,
         local_steps=10,
         mpc_images=1000,
-        ppgan={},
+        ppgan_steps=1000,
+        ppgan_images=30_000,
     )
 
 

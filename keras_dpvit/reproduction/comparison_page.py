@@ -63,7 +63,7 @@ def table(content: dict[str, Any]) -> str:
                 f"{epsilon:g} ({max(r['epsilon']['pld'] for r in results):.2f})",
                 str(len(results)),
                 _mean([100 * r["accuracy"][-1] for r in results], 1),
-                _mean([r.get("membership", {"auc": 0})["auc"] for r in results], 3),
+                _mean([r["membership"]["auc"] for r in results], 3),
                 _short(first["trained_parameters"]),
                 _short(first["parameters"]),
                 _short(first["macs"]),
