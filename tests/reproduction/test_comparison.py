@@ -1,5 +1,8 @@
 """The comparison of systems: cells are computed once, and the page has all of them."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -101,3 +104,12 @@ def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch):
     with pytest.raises(InputError, match=r"pip install 'keras_dpvit\[mpc\]'"):
         compared_systems.require(["mpc"])
     compared_systems.require(["dpvit", "fused"])
+
+
+def test_the_page_of_the_docs_has_the_kept_table():
+    docs = pathlib.Path(__file__).parents[2] / "docs"
+    kept = docs / "results" / "comparison" / "comparison_smoke.json"
+    content = json.loads(kept.read_text("utf-8"))
+    assert list(content["systems"]) == list(compared_systems.SYSTEMS)
+    page = (docs / "comparison.md").read_text("utf-8")
+    assert comparison_page.table(content) in page
