@@ -9,3 +9,6 @@ from .membership_rates import largest_auc as largest_auc
 from .membership_rates import most_true_positives as most_true_positives
 from .membership_training import MembershipResult as MembershipResult
 from .membership_training import attack_training as attack_training
+from .neighbouring_records import Neighbours as Neighbours
+from .neighbouring_records import adversarial_records as adversarial_records
+from .neighbouring_records import neighbours as neighbours

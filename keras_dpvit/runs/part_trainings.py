@@ -61,26 +61,27 @@ class PartTrainings:
         self._trained += 1
         if self._on_features:
             return self._train_head(model, rows, labels, plan)
+        assert not isinstance(plan, HeadPlan)  # which heads over features alone have
         self._fit(model, self._images[rows], labels, plan)
         return lambda rows: np.asarray(
             model.predict(self._images[rows], batch_size=500, verbose=0), "float32"
         )
 
-    def plan(self) -> "heads.Plan":
+    def plan(self) -> heads.Plan:
         """The plan of each private training, without its seed."""
         settings = dataclasses.replace(self._settings, seed=None)
         num_means = len(self._blocks)
         (plan,) = run_training.plans(self._num_examples, settings, num_means)
         return plan
 
-    def _plan(self) -> "heads.Plan | None":
+    def _plan(self) -> heads.Plan | None:
         if not self._private:
             return None
         seed = self._settings.seed
         # Two trainings of one seed would have the same noise.
         return dataclasses.replace(self.plan(), seed=None if seed is None else seed + self._trained)
 
-    def _new_model(self, plan: "heads.Plan | None") -> Any:
+    def _new_model(self, plan: heads.Plan | None) -> Any:
         import keras
 
         if self._settings.seed is not None:
@@ -88,7 +89,7 @@ class PartTrainings:
         return heads.new_member(self._data, self._preset, self._settings)
 
     def _train_head(
-        self, model: Any, rows: Array, labels: Array, plan: "heads.Plan | None"
+        self, model: Any, rows: Array, labels: Array, plan: heads.Plan | None
     ) -> Callable[[Array], Array]:
         from keras_dpvit.training.frozen_features import features_of
 
