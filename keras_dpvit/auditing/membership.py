@@ -109,7 +109,7 @@ def rmia(
     included: Array,
     target_population: Array,
     reference_population: Array,
-    gamma: float = 2.0,
+    gamma: float = 1.0,
     offline_a: float = 0.3,
 ) -> Array:
     """Robust membership inference attack (RMIA), offline: no model that saw the record is used.
@@ -127,7 +127,8 @@ def rmia(
         target_population: float array `(population,)`, the target's confidences in records that
             neither it nor a reference model was trained on.
         reference_population: float array `(models, population)`, those of the reference models.
-        gamma: float above 0, the ratio at which a population record counts as beaten.
+        gamma: float above 0, the ratio at which a population record counts as beaten. Where models
+            are sure of most records they did not see, no record reaches a ratio well above 1.
         offline_a: float from 0 to 1; at 1 models are taken to say the same of records they saw.
 
     Returns:
@@ -168,8 +169,8 @@ def rmia(
 def loss_threshold(target: Array) -> Array:
     """The attack without reference models: a record with a small loss was trained on.
 
-    Source: Yeom et al., "Privacy Risk in Machine Learning", CSF 2018; the threshold attack of
-    TensorFlow Privacy's suite, which takes losses in place of confidences.
+    Source: Yeom et al., "Privacy Risk in Machine Learning", CSF 2018. It is the threshold attack
+    of TensorFlow Privacy's suite, which version 0.9.0 of that package does not ship.
 
     Args:
         target: float array `(records,)`, the target model's confidence in the true class.

@@ -44,14 +44,14 @@ def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
     names = (
-        "attack attention audit check describe edge encrypt evaluate export federated mpc plan "
-        "predict pretrain"
+        "attack attention audit check describe edge encrypt evaluate export federated membership "
+        "mpc plan predict pretrain"
     )
     others = ["report", "reproduce", "train", "verify", "web"]
     assert trainers.main.programs() == [*names.split(), *others]
     for module in (audit, plan, train):
         name = module.__name__.removeprefix("trainers.")
-        assert f"  {name:9}  {module.__doc__.splitlines()[0]}\n" in out
+        assert f"  {name:10}  {module.__doc__.splitlines()[0]}\n" in out
     assert len(out.splitlines()) == 3 + len(trainers.main.programs())
 
 

@@ -68,6 +68,7 @@ FLAGS = {
         "runtime",
     ],
     "audit": ["canaries", "dataset", "delta", "epsilon", "mechanism", "model", "output"],
+    "membership": ["dataset", "epsilon", "epochs", "model", "output", "private", "references"],
     "attack": ["attack", "images", "json", "keys", "observed", "output", "scheme", "seed"],
     "reproduce": ["artifact", "data_dir", "draws", "output", "rows", "scale", "trainings_dir"],
 }
