@@ -45,7 +45,7 @@ def test_without_a_program_it_lists_them_all(output, arguments):
     assert (status, err) == (0, "")
     names = (
         "attack attention audit check describe edge encrypt evaluate export federated mpc plan "
-        "predict pretrain"
+        "ppgan predict pretrain"
     )
     others = ["report", "reproduce", "train", "verify", "web"]
     assert trainers.main.programs() == [*names.split(), *others]
