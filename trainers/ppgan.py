@@ -6,17 +6,20 @@ classifier, privacy card, a picture of samples, and distances to the nearest tra
 
 Examples:
   python -m trainers.ppgan --dataset=fashion_mnist --epsilon=8 --delta=1e-5
-  python -m trainers.ppgan --dataset=digits --epsilon=8 --delta=1e-4 --steps=400
+  python -m trainers.ppgan --dataset=fashion_mnist --validation=10000 --steps=500
   python -m trainers.ppgan --dataset=fashion_mnist --epsilon=3 --checkpoint_dir=kept \
       --output_dir=savedmodels/made_up
 """
 
+import dataclasses
 import sys
 from typing import Any
 
 from absl import flags
 
 from keras_dpvit import _quiet, _validate
+from keras_dpvit.datasets import ImageData
+from keras_dpvit.errors import InputError
 from keras_dpvit.privacy.accounting import ACCOUNTANTS, auto_delta
 from trainers import _cli, _flags
 
@@ -60,6 +63,13 @@ flags.DEFINE_integer(
     "Steps of the discriminator to one of the generator.",
     flag_values=FLAGS,
 )
+flags.DEFINE_integer(
+    "validation",
+    0,
+    "Training images, the last ones, that are left out and stand in for the held-out ones: to "
+    "choose settings by.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer("num_images", 30_000, "Images in the set that is written.", flag_values=FLAGS)
 flags.DEFINE_string(
     "output_dir",
@@ -88,15 +98,31 @@ def _check_flags() -> None:
         steps=_validate.positive_int,
         discriminator_steps=_validate.positive_int,
         num_images=_validate.positive_int,
+        validation=_validate.non_negative_int,
     )
     _flags.delta(FLAGS)
+
+
+def _load_data() -> ImageData:
+    data, number = _flags.load_dataset(FLAGS, (32, 32, 3)), FLAGS.validation
+    if number >= len(data.x_train):
+        raise InputError(f"validation must leave images to train on, got {number}.")
+    if not number:
+        return data
+    return dataclasses.replace(
+        data,
+        x_train=data.x_train[:-number],
+        y_train=data.y_train[:-number],
+        x_test=data.x_train[-number:],
+        y_test=data.y_train[-number:],
+    )
 
 
 def main() -> None:
     """Trains, writes, prints."""
     _check_flags()
     output_dir = _flags.output_dir(FLAGS, f"savedmodels/{FLAGS.dataset}_ppgan")
-    data = _flags.load_dataset(FLAGS, (32, 32, 3))
+    data = _load_data()
     _quiet.start_tensorflow()
     import keras
     import tqdm

@@ -44,8 +44,8 @@ def test_without_a_program_it_lists_them_all(output, arguments):
     status, out, err = output(trainers.main.main, arguments)
     assert (status, err) == (0, "")
     names = (
-        "attack attention audit check describe edge encrypt evaluate export federated membership "
-        "mpc plan predict pretrain"
+        "attack attention audit check compare describe edge encrypt evaluate export federated "
+        "membership mpc plan ppgan predict pretrain"
     )
     others = ["report", "reproduce", "train", "verify", "web"]
     assert trainers.main.programs() == [*names.split(), *others]

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 QUICK = ("--dataset=digits", "--delta=1e-4", "--steps=2", "--num_images=40")
+PLACES = ("--output_dir=made", "--checkpoint_dir=kept")
 
 READ = """
 import json, numpy as np, keras_dpvit as kd
@@ -21,11 +22,11 @@ print(json.dumps([len(records), image.shape, image.dtype.name, int(label), epsil
 
 
 def test_a_run_is_read_in_a_fresh_process(run, environment, tmp_path):
-    result = run("ppgan", *QUICK, "--output_dir=made", "--checkpoint_dir=kept", cwd=tmp_path)
+    result = run("ppgan", *QUICK, *PLACES, "--validation=30", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "digits: 2 steps of the generator, 8 of the discriminator" in result.stdout
     assert "accuracy on real held-out images, trained on generated ones: 0." in result.stdout
-    assert re.search(r"Epsilon (7\.99\d|8\.000) by RDP, 7\.\d+ by PLD", result.stdout)
+    assert re.search(r"Epsilon (7\.99\d|8\.000) by RDP, \d\.\d+ by PLD", result.stdout)
     read = subprocess.run(
         [sys.executable, "-c", READ], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
@@ -56,6 +57,7 @@ def test_a_run_is_read_in_a_fresh_process(run, environment, tmp_path):
         (["--output_dir=/dev/null/x"], "output_dir must be a directory that can be written"),
         (["--dataset=cats"], "value should be one of"),
         (["--batch_size=99999", *QUICK], "batch_size"),
+        (["--validation=2000", *QUICK], "validation must leave images to train on, got 2000."),
     ],
 )
 def test_bad_flags_are_one_line(run, tmp_path, flags, message):
