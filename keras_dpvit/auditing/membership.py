@@ -213,8 +213,8 @@ def membership_scores(
         >>> included = np.array([[True, False], [False, True]] * 2)
         >>> references = np.where(included, 0.9, 0.3)
         >>> scores = kd.auditing.membership_scores(np.array([0.9, 0.3]), references, included)
-        >>> [name for name, of_records in scores.items() if of_records[0] > of_records[1]]
-        ['lira_online', 'lira_offline', 'loss_threshold']
+        >>> all(of_records[0] > of_records[1] for of_records in scores.values())
+        True
     """
     scores = {
         "lira_online": lira(target, references, included),
