@@ -142,7 +142,7 @@ def rmia(
         >>> included = np.array([[True, False], [False, True], [False, False], [False, False]])
         >>> references = np.where(included, 0.9, 0.3)
         >>> population = np.full(5, 0.3), np.full((4, 5), 0.3)
-        >>> kd.auditing.rmia(np.array([0.9, 0.3]), references, included, *population)
+        >>> kd.auditing.rmia(np.array([0.9, 0.2]), references, included, *population)
         array([1., 0.])
     """
     target, references, included = _checked(target, references, included)
