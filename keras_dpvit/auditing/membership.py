@@ -148,12 +148,10 @@ def rmia(
     target, references, included = _checked(target, references, included)
     nobody = np.zeros(np.shape(reference_population), bool)
     of_population = _checked(target_population, reference_population, nobody, "_population")
-    if not of_population[0].size:
-        raise InputError("target_population must have at least one record.")
-    if len(of_population[1]) != len(references):
+    if not of_population[0].size or len(of_population[1]) != len(references):
         raise InputError(
-            f"reference_population must be of the {len(references)} reference models, got "
-            f"{len(of_population[1])} rows."
+            f"reference_population must have a row for each of the {len(references)} reference "
+            f"models and at least one record, got shape {of_population[1].shape}."
         )
     gamma = _validate.positive(gamma=gamma)
     offline_a = _validate.non_negative(offline_a=offline_a)
