@@ -195,6 +195,8 @@ def attack_training(
     y = np.asarray(y)
     _check(x, y, population, num_references)
     most_true_positives(0.5, epsilon, delta)  # refuses what is out of range before any training
+    for rate in false_positive_rates:
+        _validate.open_unit_interval(false_positive_rates=rate)
     draws = _draws(len(y), num_references, seed)
     said, of_population, accuracies = [], [], (0.0, 0.0)
     for number, draw in enumerate(tqdm.tqdm(draws, desc="models", unit="model", disable=None)):
@@ -219,6 +221,8 @@ def _check(x: Any, y: Array, population: tuple[Any, Any], num_references: int) -
     _validate.positive_int(num_references=num_references)
     if num_references < 4 or num_references % 2:
         raise InputError(f"num_references must be even and at least 4, got {num_references}.")
+    if not len(population[0]):
+        raise InputError("population must have at least one record.")
     if len(x) != len(y) or y.ndim != 1 or len(population[0]) != len(population[1]):
         raise InputError(
             f"x and y, and the population's, must be of equal length, got {len(x)} and {y.shape}, "
