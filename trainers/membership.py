@@ -133,7 +133,7 @@ def main() -> None:
             command="python -m trainers.membership " + " ".join(sys.argv[1:]),
         )
     if result.contradicted:
-        print("An attack exceeds what epsilon allows: the claim is false.", file=sys.stderr)
+        print("An attack exceeds what epsilon allows.", file=sys.stderr)
         sys.exit(1)
 
 

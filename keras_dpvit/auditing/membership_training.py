@@ -193,21 +193,12 @@ def attack_training(
         True
     """
     y = np.asarray(y)
-    num_references = _validate.positive_int(num_references=num_references)
-    if num_references < 4 or num_references % 2:
-        raise InputError(f"num_references must be even and at least 4, got {num_references}.")
-    if len(x) != len(y) or y.ndim != 1 or len(population[0]) != len(population[1]):
-        raise InputError(
-            f"x and y, and the population's, must be of equal length, got {len(x)} and {y.shape}, "
-            f"{len(population[0])} and {len(population[1])}."
-        )
+    _check(x, y, population, num_references)
     most_true_positives(0.5, epsilon, delta)  # refuses what is out of range before any training
-    coins = np.random.default_rng(seed)
-    members = coins.random(len(y)) < 0.5
-    halves = np.arange(num_references)[:, None] < num_references // 2
-    included = coins.permuted(np.tile(halves, (1, len(y))), axis=0)
+    for rate in false_positive_rates:
+        _validate.open_unit_interval(false_positive_rates=rate)
+    draws = _draws(len(y), num_references, seed)
     said, of_population, accuracies = [], [], (0.0, 0.0)
-    draws = np.concatenate([members[None], included])
     for number, draw in enumerate(tqdm.tqdm(draws, desc="models", unit="model", disable=None)):
         predict = train(x[draw], y[draw])
         logits, others = (np.asarray(predict(records)) for records in (x, population[0]))
@@ -215,6 +206,7 @@ def attack_training(
         of_population.append(true_class_confidences(others, population[1]))
         if number == 0:
             accuracies = (_accuracy(logits[draw], y[draw]), _accuracy(others, population[1]))
+    members, included = draws[0], draws[1:]
     scores = membership_scores(
         said[0], np.stack(said[1:]), included, (of_population[0], np.stack(of_population[1:]))
     )
@@ -223,6 +215,28 @@ def attack_training(
         for name, of_records in scores.items()
     }
     return MembershipResult(attacks, scores, members, num_references, *accuracies, epsilon, delta)
+
+
+def _check(x: Any, y: Array, population: tuple[Any, Any], num_references: int) -> None:
+    _validate.positive_int(num_references=num_references)
+    if num_references < 4 or num_references % 2:
+        raise InputError(f"num_references must be even and at least 4, got {num_references}.")
+    if not len(population[0]):
+        raise InputError("population must have at least one record.")
+    if len(x) != len(y) or y.ndim != 1 or len(population[0]) != len(population[1]):
+        raise InputError(
+            f"x and y, and the population's, must be of equal length, got {len(x)} and {y.shape}, "
+            f"{len(population[0])} and {len(population[1])}."
+        )
+
+
+def _draws(num_records: int, num_references: int, seed: int | None) -> Array:
+    """The records of each model, bool `(1 + num_references, num_records)`, the target's first."""
+    coins = np.random.default_rng(seed)
+    members = coins.random(num_records) < 0.5
+    halves = np.arange(num_references)[:, None] < num_references // 2
+    included = coins.permuted(np.tile(halves, (1, num_records)), axis=0)
+    return np.concatenate([members[None], included])
 
 
 def _accuracy(logits: Array, labels: Any) -> float:

@@ -151,6 +151,8 @@ def test_the_table_and_the_file_say_what_was_found(digits, tmp_path):
         ({"num_references": 2}, "num_references must be even and at least 4, got 2"),
         ({"y": np.arange(7)}, "x and y, and the population's, must be of equal length"),
         ({"population": (np.ones(2), np.ones(3))}, "and the population's, must be of equal"),
+        ({"population": (np.ones(0), np.ones(0))}, "population must have at least one record"),
+        ({"false_positive_rates": (0.01, 1.0)}, "false_positive_rates must lie strictly between"),
         ({"epsilon": -1.0}, "epsilon must be 0 or above, got -1.0"),
         ({"delta": 1.5}, r"delta must lie in 0\.\.1, got 1.5"),
     ],
