@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_dpvit import _files
-from keras_dpvit.reproduction import compared_systems, comparison_page
+from keras_dpvit.reproduction import comparison_cell, comparison_page
 from keras_dpvit.reproduction.compared_systems import SYSTEMS, Images, Scale
 from keras_dpvit.reproduction.finished import Finished
 from keras_dpvit.reproduction.trainings import Bench
@@ -103,7 +103,7 @@ def compare(
                         found = images()
                         bench = Bench(found.train, found.test, found.num_classes)
                         benches.append((found, bench))
-                    result = compared_systems.run(name, scale, *benches[0], epsilon, seed)
+                    result = comparison_cell.run(name, scale, *benches[0], epsilon, seed)
                     finished.keep(key, result)
                 done += 1
                 print(

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from keras_dpvit.errors import InputError
-from keras_dpvit.reproduction import compared_systems, comparison, comparison_page
+from keras_dpvit.reproduction import (
+    compared_systems,
+    comparison,
+    comparison_cell,
+    comparison_page,
+)
 from keras_dpvit.runs.settings import RunSettings
 
 SYSTEMS = ["dpvit", "fedavg", "mpc"]
@@ -49,7 +54,7 @@ def runs(monkeypatch):
         }
 
     run.fail_at, run.made = None, made
-    monkeypatch.setattr(compared_systems, "run", run)
+    monkeypatch.setattr(comparison_cell, "run", run)
     return run
 
 
