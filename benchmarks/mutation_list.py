@@ -339,7 +339,7 @@ _LEDGER = _of(
         "test_shared_members_compose_and_disjoint_ones_cost_the_larger",
     ),
     (
-        "return PrivacyLedger(_distinct(entries))",
+        "together = PrivacyLedger(_distinct(entries))",
         "return ParallelLedger(tuple(ledgers))",
         "privacy/test_plan_and_ledger.py::"
         "test_shared_members_compose_and_disjoint_ones_cost_the_larger",
@@ -361,8 +361,8 @@ _LEDGER = _of(
         "test_what_may_be_another_release_counts",
     ),
     (
-        "return PrivacyLedger(_distinct(entries))",
-        "return PrivacyLedger(tuple(entries))",
+        "together = PrivacyLedger(_distinct(entries))",
+        "together = PrivacyLedger(tuple(entries))",
         "test_a_start_that_members_share_counts_once",
     ),
     (
@@ -1012,8 +1012,8 @@ _MEANS = [
             "test_one_record_moves_the_sum_by_the_clip_at_most",
         ),
         (
-            "noise_multiplier * clip * _normals",
-            "clip * _normals",
+            "noise_multiplier * clip * normals_for",
+            "clip * normals_for",
             "test_noise_has_the_scale_that_the_entry_says",
         ),
         (
@@ -1051,8 +1051,35 @@ _MEANS = [
     ),
 ]
 
+_HEADS = [
+    *_of(
+        "privacy/head_plan.py",
+        "training/test_solved_head.py",
+        (
+            "self.noise_multiplier / math.sqrt(self._share)",
+            "self.noise_multiplier * math.sqrt(self._share)",
+            "test_epsilon_is_that_of_all_its_gaussians",
+        ),
+        (
+            "math.sqrt(self.num_steps / (1 - self._share))",
+            "math.sqrt(1 / (1 - self._share))",
+            "test_epsilon_is_that_of_all_its_gaussians",
+        ),
+        (
+            "PrivacyLedger((*before, entry) * compositions).event()",
+            "PrivacyLedger((*before, entry)).event()",
+            "test_members_share_a_target",
+        ),
+        (
+            "before = () if prior is None else prior.entries",
+            "before = ()",
+            "test_epsilon_is_that_of_all_its_gaussians",
+        ),
+    ),
+]
+
 MUTATIONS = [
     *_SENSITIVITY, *_CLIPPING, *_MECHANISM, *_RANDOMNESS, *_SAMPLING, *_SCHEDULES, *_ACCOUNTING,
     *_ENTRIES, *_LEDGER, *_PLAN, *_WORDS, *_TUNING, *_TF_PRIVACY_FILE, *_KERNELS, *_LAYERS, *_MODEL,
-    *_STEP, *_CLIPPED, *_SIZES, *_MEANS,
+    *_STEP, *_CLIPPED, *_SIZES, *_MEANS, *_HEADS,
 ]  # fmt: skip

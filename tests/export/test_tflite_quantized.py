@@ -244,7 +244,7 @@ def test_wavelet_features_stay_in_float(fashion, tmp_path):
 
 def test_between_the_products_of_a_whitened_model_all_stays_in_float(fashion, tmp_path):
     model = kd.load_model(SHIPPED / "model.keras")
-    calibration = kd.export.synthetic_images(SHAPE, 50)
+    calibration = kd.export.synthetic_images(SHAPE)
     kd.export.tflite(model, tmp_path / "m.tflite", quantize="int8", calibration=calibration)
     images = fashion.x_train[-500:]  # not test images: the rule was chosen on such
     exact = TFLiteRunner(SHIPPED / "model.tflite").predict(images)["class_id"]

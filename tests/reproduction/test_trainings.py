@@ -51,8 +51,8 @@ def test_a_pair_is_within_its_budget_and_scored_every_epoch(fused):
 def test_parts_of_the_features_are_those_of_a_model_of_its_own(bench, fused):
     settings = dataclasses.replace(HEAD, head_blocks=["features"], seed=3)
     training = Training("dpvit_scatter_28", settings)
-    model = bench._classifier(training)
-    blocks, _ = bench._blocks(training, model)
+    model = bench.classifier(training)
+    blocks, _ = bench.blocks(training, model)
     from keras_dpvit.training.frozen_features import whitened_inputs
 
     (alone,) = whitened_inputs(model, bench._to_train[0])
