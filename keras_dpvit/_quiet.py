@@ -17,8 +17,6 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # looks for a GPU, and says what it lacks for one
-    # Of a program that makes several networks it says that functions are traced again.
-    tf.get_logger().setLevel("ERROR")
 
 
 @contextlib.contextmanager

@@ -69,8 +69,12 @@ def main() -> None:
     output = _folder("output", FLAGS.output or f"compared/{FLAGS.scale}")
     cells_dir = _folder("cells_dir", FLAGS.cells_dir)
     _quiet.start_tensorflow()
+    import tensorflow as tf
+
     from keras_dpvit.reproduction import compared_systems, comparison, comparison_page
 
+    # It warns of functions that are traced again, as those of many networks are.
+    tf.get_logger().setLevel("ERROR")
     compared_systems.require(FLAGS.systems)
     preset, recipe = train.recipe_settings(comparison.RECIPES[FLAGS.scale])
     scale = comparison.scale_named(FLAGS.scale, preset, recipe)

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_dpvit.errors import InputError
+from keras_dpvit.layers.inside import layers_inside
 
 
 def refuse_strategies(model: Any) -> None:
@@ -32,12 +33,12 @@ def refuse_strategies(model: Any) -> None:
 
 def _strategies(model: Any) -> Iterator[Any]:
     """The present strategy, and those under which the model and its parts were made."""
+    present = tf.distribute.get_strategy()
     if tf.distribute.has_strategy():
-        yield tf.distribute.get_strategy()
-    for layer in model._flatten_layers():  # noqa: SLF001
-        made_under = getattr(layer, "_distribute_strategy", None)
-        if isinstance(layer, keras.Model) and made_under is not None:
-            yield made_under
+        yield present
+    for layer in layers_inside(model):
+        if isinstance(layer, keras.Model) and layer.distribute_strategy is not present:
+            yield layer.distribute_strategy
     for variable in model.variables:
         if isinstance(variable.value, tf.distribute.DistributedValues):
             yield variable.value.distribute_strategy

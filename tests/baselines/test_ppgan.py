@@ -69,7 +69,7 @@ class MatchesRealOnes(ppgan.PPGAN):
 
 
 def moves(gan, features, labels):
-    """How far one record more moves the sum of a discriminator's step, by the record."""
+    """The distance that one record more moves a discriminator step's sum, by the record."""
 
     def total(*records):
         gradients = gan.discriminator_gradients(next(gan.step.batches(*records)))

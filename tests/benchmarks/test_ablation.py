@@ -8,6 +8,7 @@ import pytest
 from benchmarks import ablation
 
 ROOT = pathlib.Path(__file__).parents[2]
+FINISHED = ("recipe", "no_transformer", "no_whitening", "no_means", "short_pretraining")
 
 
 @pytest.mark.parametrize("lever", ablation.LEVERS)
@@ -45,3 +46,5 @@ def test_the_page_has_the_table():
     page = (ROOT / "docs" / "data_and_accuracy.md").read_text("utf-8")
     assert "\n".join(ablation.table(found)) in page
     assert {run["lever"] for run in found} <= set(ablation.LEVERS)
+    seeds = {lever: [run["seed"] for run in found if run["lever"] == lever] for lever in FINISHED}
+    assert all(sorted(each) == [0, 1, 2, 3, 4] for each in seeds.values())
