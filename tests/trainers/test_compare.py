@@ -16,9 +16,9 @@ def test_the_smoke_comparison_fills_every_row(run_by_itself, tmp_path):
     content = json.loads((place / "comparison_smoke.json").read_text("utf-8"))
     cells = {cell["system"]: cell["result"] for cell in content["cells"]}
     assert list(cells) == list(SYSTEMS)
-    # Noise is not seeded. The heads had 0.98 or more, and of 360 images 36 wrong where 9 are expected
-    # has a chance below 1e-10; the small network had 0.78 to 0.81. Chance moves an AUC over 360 and
-    # 360 records by a deviation of sqrt(721 / (12 * 360 * 360)) = 0.02, and 0.2 is nine of them.
+    # Noise is not seeded. The heads had 0.98 or more: of 360 images, 36 wrong where 9 are expected
+    # have a chance below 1e-10. The small network had 0.78 to 0.81. Chance moves an AUC over 360
+    # and 360 records by a deviation of sqrt(721 / (12 * 360 * 360)) = 0.02; 0.2 is nine of them.
     least = {"mpc": 0.5, "ppgan": 0.0}  # 1,437 digits are too few for a private GAN
     for name, result in cells.items():
         assert result["accuracy"][-1] > least.get(name, 0.9), name
